@@ -1,0 +1,1 @@
+"""declip-sdk: trustworthy quality scores for photos. See README.md."""

@@ -1,0 +1,1 @@
+"""Makes engines: a torch model becomes one ONNX graph becomes one file."""

@@ -1,0 +1,1 @@
+"""Runs engines: numpy, Pillow and one backend; never torch."""

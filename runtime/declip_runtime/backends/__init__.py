@@ -1,0 +1,1 @@
+"""What executes a graph: one vendor a module, imported only when chosen."""

@@ -1,0 +1,154 @@
+"""Every exception that declip-sdk raises on purpose.
+
+    DeclipError
+    ├── UsageError (also a ValueError)        an argument that cannot work
+    │   └── InvalidArrayError                 an ndarray of the wrong dtype, rank or channel count
+    ├── EngineError                           an engine file that cannot be used
+    │   ├── EngineNotFoundError               no such file (also a FileNotFoundError)
+    │   ├── NotAnEngineError                  another kind of file, a bare .onnx or .plan included
+    │   ├── EngineTruncatedError              the file ends too early
+    │   ├── EngineCorruptError                an entry's bytes do not match its hash
+    │   ├── EngineVersionError                written by a newer SDK
+    │   └── ManifestError                     the description inside contradicts itself
+    ├── ImageError                            one image that cannot be scored; the others can
+    │   ├── ImageNotFoundError                missing, a folder, or no permission
+    │   ├── ImageDecodeError                  not an image, truncated, empty
+    │   └── ImageTooLargeError                over the pixel limit
+    ├── BackendError                          what executes the graph
+    │   ├── BackendUnavailableError           not installed, no device, unknown name
+    │   ├── PrecisionError                    this engine or device cannot compute in that precision
+    │   └── BackendExecutionError             the vendor library failed while compiling or running
+    ├── ScorerStateError                      a closed scorer, or one used after fork
+    ├── CacheError                            `declip cache` cannot do what was asked
+    ├── ExportError                           a tower or prompt file that cannot become an engine
+    │   └── CheckpointError                   projector weights that do not fit or are damaged
+    └── TrainingError                         data or settings that cannot be trained on
+
+Messages are one sentence of what is wrong and one of what to do. A vendor's exception never escapes: it is
+kept as ``__cause__``. ``CacheWarning`` is issued where a cache cannot be written; work goes on without it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "BackendExecutionError",
+    "BackendUnavailableError",
+    "CacheError",
+    "CacheWarning",
+    "CheckpointError",
+    "DeclipError",
+    "EngineCorruptError",
+    "EngineError",
+    "EngineNotFoundError",
+    "EngineTruncatedError",
+    "EngineVersionError",
+    "ExportError",
+    "ImageDecodeError",
+    "ImageError",
+    "ImageNotFoundError",
+    "ImageTooLargeError",
+    "InvalidArrayError",
+    "ManifestError",
+    "NotAnEngineError",
+    "PrecisionError",
+    "ScorerStateError",
+    "TrainingError",
+    "UsageError",
+]
+
+
+class DeclipError(Exception):
+    """Root of all errors of this SDK."""
+
+
+class UsageError(DeclipError, ValueError):
+    """An argument that cannot work; the message names the valid ones."""
+
+
+class InvalidArrayError(UsageError):
+    """An array that is not uint8 [H, W, 3] or [N, H, W, 3]."""
+
+
+class EngineError(DeclipError):
+    """An engine file that cannot be used."""
+
+
+class EngineNotFoundError(EngineError, FileNotFoundError):
+    """No file at the engine's path."""
+
+
+class NotAnEngineError(EngineError):
+    """The file is of another kind; the message names the command that makes an engine of it."""
+
+
+class EngineTruncatedError(EngineError):
+    """The file ends before its content does, as after an interrupted download."""
+
+
+class EngineCorruptError(EngineError):
+    """The bytes of an entry do not match the hash in the manifest."""
+
+
+class EngineVersionError(EngineError):
+    """The manifest's schema is newer than this SDK."""
+
+
+class ManifestError(EngineError):
+    """A manifest that is incomplete or contradicts itself."""
+
+
+class ImageError(DeclipError):
+    """One image that cannot be scored."""
+
+
+class ImageNotFoundError(ImageError):
+    """The path does not lead to a readable file."""
+
+
+class ImageDecodeError(ImageError):
+    """The bytes are not an image that Pillow can decode completely."""
+
+
+class ImageTooLargeError(ImageError):
+    """More pixels than ``max_pixels`` allows."""
+
+
+class BackendError(DeclipError):
+    """A problem of what executes the graph."""
+
+
+class BackendUnavailableError(BackendError):
+    """The backend is unknown, not installed, or has no such device here."""
+
+
+class PrecisionError(BackendError):
+    """The engine, the backend or the device lacks the requested precision."""
+
+
+class BackendExecutionError(BackendError):
+    """The vendor library failed to compile or to run the graph."""
+
+
+class ScorerStateError(DeclipError):
+    """The scorer was closed, or is used in a process forked after it was made."""
+
+
+class CacheError(DeclipError):
+    """The compiled-model cache cannot be read or cleared."""
+
+
+class CacheWarning(UserWarning):
+    """The compiled-model cache cannot be written; scoring goes on without it."""
+
+
+class ExportError(DeclipError):
+    """A tower, prompt file or graph that cannot become an engine."""
+
+
+class CheckpointError(ExportError):
+    """Projector weights that are damaged or do not fit the tower."""
+
+
+class TrainingError(DeclipError):
+    """Data or settings that cannot be trained on."""

@@ -1,0 +1,1 @@
+"""Makes projectors: data, model, losses, loop, evaluation."""

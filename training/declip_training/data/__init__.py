@@ -1,0 +1,1 @@
+"""Records, readers and augmentations."""

@@ -1,0 +1,1 @@
+"""Correlation with people, distortion ladders, the ledger of Test evaluations."""

@@ -1,0 +1,1 @@
+"""DeCLIP itself: open_clip towers, projectors, prompts, checkpoints."""
