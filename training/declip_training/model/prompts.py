@@ -1,0 +1,235 @@
+"""Antonym prompts: which scores an engine has, in which words, and their text embeddings.
+
+A prompts file is TOML, one table a score, in the order of the engine's columns::
+
+    logit_scale = 100.0                      # optional; the tower's own scale otherwise
+
+    [scores.sharpness]
+    kind = "quality"                         # or "degree": higher is more, not better
+    description = "Sharp where it should be"
+    pairs = [["Sharp photo.", "Blurry photo."], ["Crisp details.", "Smeared details."]]
+    context = "coop.safetensors:sharpness"   # optional learned context, path relative to this file
+
+A learned context (CoOp, the paper's reference [66]) is a tensor [M, W] of token vectors of the text tower, put
+between the start token and the words of every prompt of its score, or [2, M, W] for positive and negative apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from declip_runtime.errors import ExportError, ManifestError
+from declip_runtime.manifest import ScoreKind, ScoreSpec
+
+from .tower import Tokenizer
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_FIELDS = {"kind", "description", "pairs", "context"}
+
+
+@dataclass(frozen=True)
+class ScorePrompts:
+    """The antonym pairs (positive, negative) of one score, with an optional learned ``context``."""
+
+    spec: ScoreSpec
+    context: Tensor | None = None
+
+    def texts(self) -> tuple[str, ...]:
+        """Positive and negative of the first pair, of the second, and so on."""
+        return tuple(text for pair in self.spec.pairs for text in pair)
+
+    def contexts(self) -> Tensor | None:
+        """Context of every text [2P, M, W], in the order of ``texts``."""
+        if self.context is None:
+            return None
+        both = self.context if self.context.ndim == 3 else self.context.expand(2, -1, -1)
+        return both.repeat(len(self.spec.pairs), 1, 1)
+
+
+@dataclass(frozen=True)
+class PromptEmbeddings:
+    """Text embeddings float32 [P, 2, D], L2-normalised: P pairs, (positive, negative).
+
+    ``score`` [P] says which score a pair belongs to.
+    """
+
+    pairs: Tensor
+    score: tuple[int, ...]
+
+    def averaging(self) -> Tensor:
+        """Matrix float32 [P, K] whose product with per-pair scores [B, P] is each score's mean over its pairs."""
+        matrix = torch.zeros(len(self.score), max(self.score) + 1)
+        matrix[torch.arange(len(self.score)), torch.tensor(self.score)] = 1
+        return matrix / matrix.sum(0)
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """All scores of an engine; ``logit_scale`` None means the tower's own."""
+
+    scores: tuple[ScorePrompts, ...]
+    logit_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scores:
+            raise ExportError("the prompts name no score. Add a table such as [scores.quality] with kind and pairs.")
+        if self.logit_scale is not None and not 0 < self.logit_scale <= 1000:
+            raise ExportError(f"logit_scale is {self.logit_scale}. Choose a value above 0 and at most 1000.")
+
+    @classmethod
+    def read(cls, path: str | Path) -> PromptSet:
+        """Read a prompts file; ExportError names the table and what is wrong in it."""
+        path = Path(path)
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ExportError(f"the prompts file {path} cannot be read: {error}. Give a TOML file.") from error
+        return cls._from_dict(data, lambda reference: _read_context(reference, path.parent))
+
+    @classmethod
+    def default(cls) -> PromptSet:
+        """Quality, aesthetic, and the ten attributes of the paper's Table 4; no data validates them on any tower."""
+        text = resources.files(__package__).joinpath("prompts.toml").read_text(encoding="utf-8")
+        return cls._from_dict(tomllib.loads(text), lambda reference: _read_context(reference, Path()))
+
+    def specs(self) -> tuple[ScoreSpec, ...]:
+        """What the manifest says of the scores."""
+        return tuple(s.spec for s in self.scores)
+
+    @torch.no_grad()
+    def encode(self, clip: nn.Module, tokenizer: Tokenizer) -> PromptEmbeddings:
+        """Embed every prompt with the text tower of ``clip``."""
+        rows = [encode_texts(clip, tokenizer, s.texts(), s.contexts()) for s in self.scores]
+        score = tuple(k for k, s in enumerate(self.scores) for _ in s.spec.pairs)
+        return PromptEmbeddings(torch.cat(rows).view(len(score), 2, -1), score)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; contexts as ``"name"`` of their score, to be stored beside it (see checkpoint.py)."""
+        scores = {
+            s.spec.name: {
+                "kind": s.spec.kind,
+                "description": s.spec.description,
+                "pairs": [list(p) for p in s.spec.pairs],
+                **({} if s.context is None else {"context": s.spec.name}),
+            }
+            for s in self.scores
+        }
+        return {"scores": scores} if self.logit_scale is None else {"logit_scale": self.logit_scale, "scores": scores}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], contexts: dict[str, Tensor]) -> PromptSet:
+        """Inverse of ``to_dict``."""
+        return cls._from_dict(data, contexts.__getitem__)
+
+    def sha256(self) -> str:
+        """Hash over words, scale and contexts."""
+        digest = hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode())
+        for s in self.scores:
+            if s.context is not None:
+                digest.update(s.context.detach().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def _from_dict(cls, data: dict[str, Any], context_of: Callable[[str], Tensor]) -> PromptSet:
+        tables, scale = data.get("scores", {}), data.get("logit_scale")
+        if not isinstance(tables, dict) or set(data) - {"scores", "logit_scale"}:
+            raise ExportError("a prompts file holds logit_scale and [scores.NAME] tables, nothing else.")
+        if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float)):
+            raise ExportError(f"logit_scale is {scale!r}. Give a number.")
+        scores = tuple(_score(name, table, context_of) for name, table in tables.items())
+        return cls(scores, None if scale is None else float(scale))
+
+
+def encode_texts(clip: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], contexts: Tensor | None = None) -> Tensor:
+    """Text embeddings float32 [N, D], L2-normalised, differentiable with respect to ``contexts`` [N, M, W].
+
+    With a context the tokens are [start, context..., words, end]. It is put in where the token embedding is looked
+    up, so the text tower runs as it is. Raises ExportError for a prompt that does not fit the tower's context length.
+    """
+    tokens = tokenizer(list(texts))
+    width = 0 if contexts is None else contexts.shape[1]
+    _require_fit(tokenizer, texts, tokens, width)
+    device = next(clip.parameters()).device
+    if contexts is None:
+        return F.normalize(clip.encode_text(tokens.to(device)).float(), dim=-1)  # type: ignore[operator]
+    embedding = cast(nn.Module, getattr(clip, "text", clip).token_embedding)
+    if contexts.shape[0] != len(texts) or contexts.shape[2] != cast(Tensor, embedding.weight).shape[1]:
+        raise ExportError(
+            f"a learned context has the shape {list(contexts.shape[1:])}. It must be [M, W] with W = "
+            f"{cast(Tensor, embedding.weight).shape[1]}, the width of this text tower."
+        )
+    placeholder = tokens[:, 1:2].expand(-1, width)
+    tokens = torch.cat([tokens[:, :1], placeholder, tokens[:, 1 : tokens.shape[1] - width]], 1)
+
+    def insert(_module: nn.Module, _inputs: Any, looked_up: Tensor) -> Tensor:
+        return torch.cat([looked_up[:, :1], contexts.to(looked_up), looked_up[:, 1 + width :]], 1)
+
+    hook = embedding.register_forward_hook(insert)
+    try:
+        return F.normalize(clip.encode_text(tokens.to(device)).float(), dim=-1)  # type: ignore[operator]
+    finally:
+        hook.remove()
+
+
+def _require_fit(tokenizer: Tokenizer, texts: Sequence[str], tokens: Tensor, width: int) -> None:
+    encode = getattr(tokenizer, "encode", None)
+    if encode is None:  # a Hugging Face tokenizer: its start and end tokens are its own business
+        if width:
+            raise ExportError("learned contexts need open_clip's own tokenizer. Use words only with this text tower.")
+        return
+    room = tokens.shape[1] - 2 - width
+    for text in texts:
+        if not 0 < len(encode(text)) <= room:
+            raise ExportError(f"the prompt {text!r} has {len(encode(text))} tokens. Use 1 to {room} with this tower.")
+
+
+def _score(name: str, table: Any, context_of: Callable[[str], Tensor]) -> ScorePrompts:
+    if not isinstance(table, dict) or set(table) - _FIELDS:
+        raise ExportError(f"[scores.{name}] may hold {', '.join(sorted(_FIELDS))} only.")
+    pairs = table.get("pairs")
+    if not isinstance(pairs, list) or not all(
+        isinstance(p, list) and len(p) == 2 and all(isinstance(t, str) for t in p) for p in pairs
+    ):
+        raise ExportError(f'[scores.{name}] needs pairs = [["positive", "negative"], ...].')
+    try:
+        spec = ScoreSpec(
+            name=name,
+            kind=cast(ScoreKind, table.get("kind")),
+            pairs=tuple((p, n) for p, n in pairs),
+            description=str(table.get("description", "")),
+        )
+    except ManifestError as error:
+        raise ExportError(f"[scores.{name}] cannot be a score. {error.__cause__ or error}") from error
+    return ScorePrompts(spec, context_of(table["context"]) if "context" in table else None)
+
+
+def _read_context(reference: str, folder: Path) -> Tensor:
+    """Read ``FILE:TENSOR`` relative to ``folder``."""
+    from safetensors import SafetensorError, safe_open
+
+    name, _, key = str(reference).rpartition(":")
+    try:
+        with safe_open(folder / name, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(key).float()
+    except (SafetensorError, OSError) as error:
+        raise ExportError(
+            f'the learned context {reference!r} cannot be read: {error}. Write context = "FILE.safetensors:TENSOR".'
+        ) from error
+    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and len(tensor) != 2) or tensor.shape[-2] < 1:
+        raise ExportError(f"the learned context {reference!r} is {list(tensor.shape)}. It must be [M, W] or [2, M, W].")
+    return tensor
