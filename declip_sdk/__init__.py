@@ -1,1 +1,90 @@
-"""declip-sdk: trustworthy quality scores for photos. See README.md."""
+"""The front door of declip-sdk: score photos with a DeCLIP engine.
+
+    from declip_sdk import Scorer
+    scores = Scorer().score(["a.jpg", "b.jpg"])
+    scores.quality            # float32 [2]
+
+Importing this module is cheap: NumPy, Pillow and the backend are imported when the first ``Scorer`` is named.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from declip_runtime.errors import (
+    BackendError,
+    BackendExecutionError,
+    BackendUnavailableError,
+    CacheError,
+    CacheWarning,
+    CheckpointError,
+    DeclipError,
+    EngineCorruptError,
+    EngineError,
+    EngineNotFoundError,
+    EngineTruncatedError,
+    EngineVersionError,
+    ExportError,
+    ImageDecodeError,
+    ImageError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    InvalidArrayError,
+    ManifestError,
+    NotAnEngineError,
+    PrecisionError,
+    ScorerStateError,
+    TrainingError,
+    UsageError,
+)
+from declip_runtime.version import __version__
+
+if TYPE_CHECKING:
+    from declip_runtime.scorer import Scorer
+    from declip_runtime.scores import Score, Scores
+
+__all__ = [
+    "BackendError",
+    "BackendExecutionError",
+    "BackendUnavailableError",
+    "CacheError",
+    "CacheWarning",
+    "CheckpointError",
+    "DeclipError",
+    "EngineCorruptError",
+    "EngineError",
+    "EngineNotFoundError",
+    "EngineTruncatedError",
+    "EngineVersionError",
+    "ExportError",
+    "ImageDecodeError",
+    "ImageError",
+    "ImageNotFoundError",
+    "ImageTooLargeError",
+    "InvalidArrayError",
+    "ManifestError",
+    "NotAnEngineError",
+    "PrecisionError",
+    "Score",
+    "Scorer",
+    "ScorerStateError",
+    "Scores",
+    "TrainingError",
+    "UsageError",
+    "__version__",
+]
+
+_LAZY = {"Scorer": "declip_runtime.scorer", "Scores": "declip_runtime.scores", "Score": "declip_runtime.scores"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value  # found directly from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
