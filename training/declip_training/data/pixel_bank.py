@@ -1,0 +1,52 @@
+"""Photos decoded once, kept as one memory-mapped uint8 array: what many epochs read is never decoded twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+
+def build_pixel_bank(paths: Sequence[Path], side: int, folder: Path) -> npt.NDArray[np.uint8]:
+    """Memory-mapped uint8 [N, side, side, 3]: shorter side resized to ``side`` (bicubic), centre square kept.
+
+    Keyed by the paths, their sizes and ``side``; a bank that exists is reopened. Written to a temporary name first, so
+    that a killed run leaves no half bank.
+    """
+    digest = hashlib.sha256(str(side).encode())
+    for path in paths:
+        digest.update(f"{path.name}:{path.stat().st_size};".encode())
+    target = folder / f"pixels-{side}-{digest.hexdigest()[:16]}.npy"
+    if not target.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial")
+        bank = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(paths), side, side, 3))
+
+        def fill(index: int) -> None:
+            bank[index] = load_square(paths[index], side)
+
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            for _ in pool.map(fill, range(len(paths))):
+                pass
+        bank.flush()
+        partial.rename(target)
+    opened: npt.NDArray[np.uint8] = np.load(target, mmap_mode="r")
+    return opened
+
+
+def load_square(path: Path, side: int) -> npt.NDArray[np.uint8]:
+    """One photo as uint8 [side, side, 3], resized and cropped as the tower's evaluation transform does."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    scale = side / min(image.size)
+    if scale != 1.0:
+        size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))

@@ -1,0 +1,146 @@
+"""Contrastive pre-training of a small tower from scratch, where no public CLIP is small enough.
+
+Three kinds of image-text pairs train image and text tower together: photos with a mean opinion score against
+sentences of five rating levels and against antonyms (eq. 8), ladders of distortions against sentences that name kind
+and strength, and captioned photos against what people wrote. The result is a CLIP in the sense of the paper, on top of
+which projectors and prompts are learned as on any other.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .data.batches import BatchSource
+from .losses import image_to_text
+from .objective import PerceptualObjective, split_images
+from .pixels import to_input
+from .state import load_state, save_state
+
+Tokenizer = Callable[[Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Schedule of the pre-training. ``crops`` are (share of the steps, crop side) in order."""
+
+    steps: int = 4000
+    crops: tuple[tuple[float, int], ...] = ((0.75, 160), (0.25, 192))
+    lr: float = 1.2e-3
+    text_lr: float = 4e-4
+    weight_decay: float = 0.05
+    warmup: int = 200
+    ema: float = 0.998
+    clip_norm: float = 2.0
+    seed: int = 7
+    save_every: int = 250
+
+    def plan(self) -> list[tuple[int, int]]:
+        """(step, crop side) for every step."""
+        bounds = np.cumsum([share for share, _ in self.crops]) * self.steps
+        return [(s, self.crops[min(int(np.searchsorted(bounds, s, "right")), len(self.crops) - 1)][1])
+                for s in range(self.steps)]
+
+    def rate(self, step: int) -> float:
+        """Learning-rate factor in 0..1: linear warm-up, then a half cosine to zero."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
+
+
+def pretrain(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    source: BatchSource,
+    config: PretrainConfig,
+    folder: Path,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> nn.Module:
+    """Train ``model`` (an open_clip CLIP) and return its moving average; resumes from ``folder`` if a state is there.
+
+    Appends one JSON line per 50 steps to ``folder/pretrain.jsonl``; a state is saved every ``config.save_every`` steps.
+    """
+    model.train().to(memory_format=torch.channels_last)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    groups = _parameter_groups(model, config)
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    state = folder / "pretrain.safetensors"
+    start = load_state(state, {"model": model, "average": average}, optimizer) if state.is_file() else 0
+    log = (folder / "pretrain.jsonl").open("a", encoding="utf-8")
+    base = [g["lr"] for g in groups]
+    began, sums = time.monotonic(), {}
+    amp = torch.autocast("cpu", torch.bfloat16)
+
+    def encode_text(sentences: Sequence[str]) -> Tensor:
+        embedded: Tensor = F.normalize(model.encode_text(tokenizer(list(sentences))).float(), dim=-1)  # type: ignore[operator]
+        return embedded
+
+    objective = PerceptualObjective(encode_text, config.seed)
+    plan = config.plan()
+    with log:
+        for step, crop in plan[start:]:
+            batch = source.batch(step, crop)  # a thread of its own would stall the two OpenMP threads of the model
+            for group, lr in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = lr * config.rate(step)
+            with amp:
+                images = to_input(batch.pixels, mean, std)
+                embedded = F.normalize(model.encode_image(images).float(), dim=-1)  # type: ignore[operator]
+                scale = model.logit_scale.exp().clamp(max=100)  # type: ignore[operator, union-attr]
+                rated, ladders, captioned = split_images(embedded, batch.labels)
+                losses = objective(rated, ladders, batch.labels, scale, step)
+                losses["semantic"] = 0.3 * image_to_text(captioned, encode_text(batch.labels.captions), scale)
+            loss = torch.stack(list(losses.values())).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimizer.step()
+            _update_average(average, model, min(config.ema, (1 + step) / (10 + step)))
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / 50
+            if (step + 1) % 50 == 0:
+                rate = (step + 1 - start) / (time.monotonic() - began)
+                line = {"step": step + 1, **{k: round(v, 4) for k, v in sums.items()}, "scale": round(float(scale.detach()), 2),
+                        "steps_per_s": round(rate, 3), "minutes_left": round((config.steps - step - 1) / rate / 60, 1)}
+                sums = {}
+                if evaluate is not None and (step + 1) % config.save_every == 0:
+                    line.update({k: round(v, 4) for k, v in evaluate(average).items()})
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+                save_state(state, {"model": model, "average": average}, optimizer, step + 1)
+    return average
+
+
+def _parameter_groups(model: nn.Module, config: PretrainConfig) -> list[dict[str, Any]]:
+    """Two learning rates (image tower, text tower), weight decay only on matrices and kernels."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault((name.startswith("visual."), parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": members, "lr": config.lr if visual else config.text_lr,
+         "weight_decay": config.weight_decay if matrix else 0.0}
+        for (visual, matrix), members in groups.items()
+    ]
+
+
+@torch.no_grad()
+def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1 - decay)
+        else:
+            kept.copy_(new)

@@ -1,0 +1,1 @@
+"""Recipes: one command each, from public data to an engine."""

@@ -1,0 +1,218 @@
+"""The bundled model, from public data to checkpoints, resumable: `declip recipe nano` runs it and exports the engine.
+
+Every stage leaves its result in the output folder and is skipped when that is there, so a run that was killed goes on
+where it stopped. Choices (projector step, prompts) are made on a validation split of BIQ2021's Train; Test is not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from declip_training.calibration import fit_calibration
+from declip_training.coop import CoopConfig, learn_context
+from declip_training.data.batches import BatchShape, BatchSource
+from declip_training.data.descriptions import ANTONYMS
+from declip_training.evaluation.metrics import by_subset
+from declip_training.features import FeatureBatch, build_feature_bank, tower_features
+from declip_training.linear_head import fit_linear_head
+from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_sha256
+from declip_training.model.declip import DeCLIP
+from declip_training.model.projector import Projector
+from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
+from declip_training.model.tower import Tokenizer, load_clip
+from declip_training.pretrain import PretrainConfig, pretrain
+from declip_training.projectors import ProjectorConfig, train_projectors
+from declip_training.recipes.nano_data import Banks, Sources, prepare
+
+MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
+BANK_BATCHES = 320
+BANK_CROPS = (192, 224)
+READABLE = "readable words"
+SEVERAL = "five readable pairs"
+COOP = "CoOp context"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class NanoResult:
+    """What the export needs, and the card: SRCC by subset on validation for every head that was compared."""
+
+    declip: DeCLIP
+    preprocess: Preprocess
+    scores: tuple[ScoreSpec, ...]
+    card: dict[str, Any]
+
+
+class Nano:
+    """The stages of the recipe over one output folder."""
+
+    def __init__(self, data: Path, out: Path, config: PretrainConfig, report: Report) -> None:
+        self.sources, self.out, self.config, self.report = Sources(data), out, config, report
+        out.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        self.banks: Banks = prepare(self.sources, out / "cache")
+        splits = self.banks.splits
+        self.mos = np.array([p.mos for p in splits.validation])
+        self.subsets = [p.subset for p in splits.validation]
+        report(f"{len(splits.fit)} photos to fit, {len(splits.validation)} to choose by")
+
+    def run(self) -> NanoResult:
+        """All stages in order."""
+        clip, tokenizer, preprocess = self.tower()
+        scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator, union-attr]
+        features = tower_features(clip.visual, self.banks.validation, preprocess.mean, preprocess.std)  # type: ignore[arg-type]
+        bank = self.feature_bank(clip, preprocess)
+        checkpoint = self.projectors(clip, tokenizer, bank, features, scale)
+        prompts, card = self.prompts(clip, tokenizer, bank, features, checkpoint.perceptual, scale)
+        save_projectors(self.out / "declip-nano.safetensors", replace(checkpoint, prompts=prompts))
+        declip = DeCLIP.from_clip(clip, tokenizer, prompts, checkpoint.perceptual, checkpoint.semantic)
+        with torch.no_grad():
+            raw = declip.scores(F.normalize(checkpoint.perceptual(features), dim=-1))[:, 0].numpy()
+        spec = replace(
+            prompts.scores[0].spec,
+            calibration=fit_calibration(raw, self.mos, "BIQ2021 Train, validation split"),
+        )
+        (self.out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        return NanoResult(declip, preprocess, (spec,), card)
+
+    def tower(self) -> tuple[nn.Module, Tokenizer, Preprocess]:
+        """Pre-trained tower and text tower (moving average), frozen."""
+        clip, tokenizer, preprocess = load_clip(str(MODEL_CONFIG), "random")
+        done = self.out / "clip.safetensors"
+        if not done.is_file():
+            trained = pretrain(
+                clip,
+                tokenizer,
+                self._source(BatchShape()),
+                self.config,
+                self.out,
+                mean=preprocess.mean,
+                std=preprocess.std,
+                evaluate=lambda model: self._zero_shot(model, tokenizer, preprocess),
+            )
+            state = {k: v.contiguous() for k, v in trained.state_dict().items()}
+            save_file(state, done, metadata={"config": json.dumps(asdict(self.config))})
+        clip.load_state_dict(load_file(done))
+        return clip.eval().requires_grad_(False), tokenizer, preprocess
+
+    def feature_bank(self, clip: nn.Module, preprocess: Preprocess) -> list[FeatureBatch]:
+        """Batches with I&2T pairs: captioned photos (T_s) distorted at random (T_p), rated photos, ladders."""
+        plan = [(10**6 + i, BANK_CROPS[i % len(BANK_CROPS)]) for i in range(BANK_BATCHES)]
+        visual: nn.Module = clip.visual  # type: ignore[assignment]
+        return build_feature_bank(
+            visual,
+            self._source(BatchShape(distorted_captions=0.7)),
+            plan,
+            self.out / "features.safetensors",
+            mean=preprocess.mean,
+            std=preprocess.std,
+            key=tower_sha256(visual),
+            progress=lambda done, total: self.report(f"features {done}/{total}") if done % 40 == 0 else None,
+        )
+
+    def projectors(
+        self, clip: nn.Module, tokenizer: Tokenizer, bank: list[FeatureBatch], features: Tensor, scale: float
+    ) -> ProjectorCheckpoint:
+        """Projectors on I&2T-style pairs, chosen by the validation SRCC of the paper's antonyms."""
+        path = self.out / "projectors.safetensors"
+        if not path.is_file():
+            pair = encode_texts(clip, tokenizer, ANTONYMS[0])
+
+            def evaluate(perceptual: nn.Module) -> float:
+                return self._agreement(perceptual, features, pair)["mean"]
+
+            perceptual, semantic = train_projectors(
+                bank, lambda s: encode_texts(clip, tokenizer, s), scale, ProjectorConfig(), evaluate, self._log("projectors")
+            )
+            visual: nn.Module = clip.visual  # type: ignore[assignment]
+            made = ProjectorCheckpoint("declip-nano", "clip.safetensors", tower_sha256(visual), perceptual, semantic)
+            save_projectors(path, made)
+        return load_projectors(path)
+
+    def prompts(
+        self,
+        clip: nn.Module,
+        tokenizer: Tokenizer,
+        bank: list[FeatureBatch],
+        features: Tensor,
+        perceptual: Projector,
+        scale: float,
+    ) -> tuple[PromptSet, dict[str, Any]]:
+        """The best of readable words, several readable pairs and CoOp on validation, and the card that compares them."""
+        pair = encode_texts(clip, tokenizer, ANTONYMS[0])
+        several = torch.stack([encode_texts(clip, tokenizer, p) for p in ANTONYMS])
+        context = learn_context(
+            clip, tokenizer, ANTONYMS[0], perceptual, bank, scale, CoopConfig(),
+            lambda embedded: self._agreement(perceptual, features, embedded)["mean"], self._log("coop"),
+        )  # fmt: skip
+        learned = encode_texts(clip, tokenizer, ANTONYMS[0], context)
+        candidates = {READABLE: pair, SEVERAL: several, COOP: learned}
+        agreement = {name: self._agreement(perceptual, features, p, scale) for name, p in candidates.items()}
+        linear = fit_linear_head(bank)(features)
+        card = {
+            "validation": {
+                "tower without projectors, readable words": self._agreement(nn.Identity(), features, pair),
+                **{f"DeCLIP, {name}": result for name, result in agreement.items()},
+                "linear head on the frozen tower": by_subset(linear, self.mos, self.subsets),
+            },
+        }
+        chosen = max(agreement, key=lambda name: agreement[name]["mean"])
+        card["chosen"] = chosen
+        spec = ScoreSpec(
+            name="quality",
+            kind="quality",
+            pairs=ANTONYMS if chosen == SEVERAL else ANTONYMS[:1],
+            description="Technical quality: sharpness, noise, exposure, compression. Not aesthetics.",
+            validated=Validation(
+                "BIQ2021 Train, validation split", round(agreement[chosen]["mean"], 4), len(self.mos),
+                "mean of the three per-subset SRCCs; choices were made on these photos",
+            ),
+        )  # fmt: skip
+        return PromptSet((ScorePrompts(spec, context if chosen == COOP else None),), scale), card
+
+    def _source(self, shape: BatchShape) -> BatchSource:
+        b = self.banks
+        return BatchSource(
+            b.splits.fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=self.config.seed
+        )
+
+    @torch.no_grad()
+    def _zero_shot(self, clip: nn.Module, tokenizer: Tokenizer, preprocess: Preprocess) -> dict[str, float]:
+        visual: nn.Module = clip.visual  # type: ignore[assignment]
+        features = tower_features(visual, self.banks.validation, preprocess.mean, preprocess.std)
+        return self._agreement(nn.Identity(), features, encode_texts(clip, tokenizer, ANTONYMS[0]))
+
+    @torch.no_grad()
+    def _agreement(
+        self, perceptual: nn.Module, features: Tensor, pairs: Tensor, scale: float = 1.0
+    ) -> dict[str, float]:
+        """SRCC on validation by subset; ``pairs`` is [2, D] or [P, 2, D], averaged at ``scale``."""
+        embedded = F.normalize(perceptual(features), dim=-1)
+        pairs = pairs.view(-1, 2, pairs.shape[-1])
+        scores: npt.NDArray[np.float32] = (
+            torch.sigmoid(scale * embedded @ (pairs[:, 0] - pairs[:, 1]).T).mean(1).numpy()
+        )
+        return {k: round(v, 4) for k, v in by_subset(scores, self.mos, self.subsets).items()}
+
+    def _log(self, stage: str) -> Callable[[dict[str, float]], None]:
+        path = self.out / f"{stage}.jsonl"
+
+        def write(line: dict[str, float]) -> None:
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({k: round(v, 4) for k, v in line.items()}) + "\n")
+            self.report(f"{stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in line.items()))
+
+        return write
