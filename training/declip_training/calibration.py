@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import isotonic_regression
+
 from declip_runtime.errors import TrainingError
 from declip_runtime.manifest import CalibrationCurve
-from scipy.optimize import isotonic_regression
 
 STRICTNESS = 0.02
 """Least rise of the curve over the whole 0..1 of the raw score: flat parts would turn different scores into ties."""

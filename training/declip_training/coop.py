@@ -1,4 +1,4 @@
-"""CoOp: learned context vectors in front of an antonym pair, everything else frozen (the paper's cross-dataset mode)."""
+"""CoOp: learned context vectors before an antonym pair, all else frozen (the cross-dataset mode of the paper)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def learn_context(
     ``evaluate`` gets the embedded pair [2, D]. Starts from small random vectors, as CoOp does.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    width = int(clip.token_embedding.weight.shape[1])  # type: ignore[union-attr, index, arg-type]
+    width = int(clip.token_embedding.weight.shape[1])  # type: ignore[union-attr, index]
     context = (0.02 * torch.randn(2, config.tokens, width, generator=generator)).requires_grad_()
     optimizer = torch.optim.AdamW([context], config.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from declip_runtime.errors import TrainingError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from declip_runtime.errors import TrainingError
 
 from .data.batches import Batch, BatchLabels, BatchSource
 from .model.tower import image_features

@@ -12,9 +12,7 @@ from .features import FeatureBatch
 from .objective import split_images
 
 
-def fit_linear_head(
-    bank: Sequence[FeatureBatch], ridge: float = 10.0
-) -> Callable[[Tensor], npt.NDArray[np.float64]]:
+def fit_linear_head(bank: Sequence[FeatureBatch], ridge: float = 10.0) -> Callable[[Tensor], npt.NDArray[np.float64]]:
     """Ridge regression of MOS on the rated photos' features; returns features [N, D] -> predicted MOS float64 [N]."""
     x = np.concatenate([split_images(b.features, b.labels)[0].numpy() for b in bank]).astype(np.float64)
     y = np.concatenate([b.labels.mos for b in bank]).astype(np.float64)

@@ -27,7 +27,8 @@ def antonym_logit(images: Tensor, pair: Tensor, scale: Tensor | float) -> Tensor
 def soft_levels(mos: Tensor, levels: int = 5) -> Tensor:
     """Probabilities [B, levels] that interpolate ``mos`` [B] in 0..1 between the two nearest of equidistant levels."""
     position = mos.clamp(0, 1) * (levels - 1)
-    return (1 - (position[:, None] - torch.arange(levels, device=mos.device)).abs()).clamp_min(0)
+    distance = (position[:, None] - torch.arange(levels, device=mos.device)).abs()
+    return F.relu(1 - distance)
 
 
 def plcc_loss(predicted: Tensor, target: Tensor) -> Tensor:

@@ -49,8 +49,10 @@ class PretrainConfig:
     def plan(self) -> list[tuple[int, int]]:
         """(step, crop side) for every step."""
         bounds = np.cumsum([share for share, _ in self.crops]) * self.steps
-        return [(s, self.crops[min(int(np.searchsorted(bounds, s, "right")), len(self.crops) - 1)][1])
-                for s in range(self.steps)]
+        return [
+            (s, self.crops[min(int(np.searchsorted(bounds, s, "right")), len(self.crops) - 1)][1])
+            for s in range(self.steps)
+        ]
 
     def rate(self, step: int) -> float:
         """Learning-rate factor in 0..1: linear warm-up, then a half cosine to zero."""
@@ -74,7 +76,8 @@ def pretrain(
 
     Appends one JSON line per 50 steps to ``folder/pretrain.jsonl``; a state is saved every ``config.save_every`` steps.
     """
-    model.train().to(memory_format=torch.channels_last)
+    model.train()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     groups = _parameter_groups(model, config)
     optimizer = torch.optim.AdamW(groups, fused=True)
@@ -82,7 +85,8 @@ def pretrain(
     start = load_state(state, {"model": model, "average": average}, optimizer) if state.is_file() else 0
     log = (folder / "pretrain.jsonl").open("a", encoding="utf-8")
     base = [g["lr"] for g in groups]
-    began, sums = time.monotonic(), {}
+    began = time.monotonic()
+    sums: dict[str, float] = {}
     amp = torch.autocast("cpu", torch.bfloat16)
 
     def encode_text(sentences: Sequence[str]) -> Tensor:
@@ -99,7 +103,7 @@ def pretrain(
             with amp:
                 images = to_input(batch.pixels, mean, std)
                 embedded = F.normalize(model.encode_image(images).float(), dim=-1)  # type: ignore[operator]
-                scale = model.logit_scale.exp().clamp(max=100)  # type: ignore[operator, union-attr]
+                scale = model.logit_scale.exp().clamp(max=100)  # type: ignore[operator]
                 rated, ladders, captioned = split_images(embedded, batch.labels)
                 losses = objective(rated, ladders, batch.labels, scale, step)
                 losses["semantic"] = 0.3 * image_to_text(captioned, encode_text(batch.labels.captions), scale)
@@ -113,8 +117,13 @@ def pretrain(
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / 50
             if (step + 1) % 50 == 0:
                 rate = (step + 1 - start) / (time.monotonic() - began)
-                line = {"step": step + 1, **{k: round(v, 4) for k, v in sums.items()}, "scale": round(float(scale.detach()), 2),
-                        "steps_per_s": round(rate, 3), "minutes_left": round((config.steps - step - 1) / rate / 60, 1)}
+                line = {
+                    "step": step + 1,
+                    **{k: round(v, 4) for k, v in sums.items()},
+                    "scale": round(float(scale.detach()), 2),
+                    "steps_per_s": round(rate, 3),
+                    "minutes_left": round((config.steps - step - 1) / rate / 60, 1),
+                }
                 sums = {}
                 if evaluate is not None and (step + 1) % config.save_every == 0:
                     line.update({k: round(v, 4) for k, v in evaluate(average).items()})
@@ -131,8 +140,11 @@ def _parameter_groups(model: nn.Module, config: PretrainConfig) -> list[dict[str
     for name, parameter in model.named_parameters():
         groups.setdefault((name.startswith("visual."), parameter.ndim > 1), []).append(parameter)
     return [
-        {"params": members, "lr": config.lr if visual else config.text_lr,
-         "weight_decay": config.weight_decay if matrix else 0.0}
+        {
+            "params": members,
+            "lr": config.lr if visual else config.text_lr,
+            "weight_decay": config.weight_decay if matrix else 0.0,
+        }
         for (visual, matrix), members in groups.items()
     ]
 

@@ -1,4 +1,4 @@
-"""Training of the two projectors on a feature bank (arXiv 2503.02206, section 3.2): tower and text tower stay frozen."""
+"""Training of the two projectors on a feature bank (arXiv 2503.02206, section 3.2); both towers stay frozen."""
 
 from __future__ import annotations
 

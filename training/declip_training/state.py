@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from declip_runtime.errors import TrainingError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from declip_runtime.errors import TrainingError
 
 
 def save_state(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -138,12 +138,14 @@ class BatchSource:
 
     def _clean(self, rng: np.random.Generator) -> Pixels:
         if rng.random() < 0.5:
-            return self._clean_pixels[rng.integers(len(self._clean_pixels))]
-        return self._rated_pixels[rng.choice(self._clean_rated)]
+            chosen: Pixels = self._clean_pixels[rng.integers(len(self._clean_pixels))]
+        else:
+            chosen = self._rated_pixels[rng.choice(self._clean_rated)]
+        return chosen
 
 
 def _graded(rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Three rising severities in 0..1, at least 0.1 apart; half of the ladders stay in the subtle lower part."""
+    """Three rising severities in 0..1, at least 0.1 apart; half of the ladders stay in the subtler part."""
     top = 1.0 if rng.random() < 0.5 else 0.55
     slack = np.sort(rng.uniform(0, top - 0.2, LADDER_RUNGS - 1))
     return (slack + 0.1 * np.arange(LADDER_RUNGS - 1)).astype(np.float32)

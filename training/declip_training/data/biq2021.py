@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from declip_runtime.errors import TrainingError
 from PIL import Image
+
+from declip_runtime.errors import TrainingError
 
 SUBSETS = ("ss01", "ss02", "ss03")
 DUPLICATE_CORRELATION = 0.97

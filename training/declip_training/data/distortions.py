@@ -25,7 +25,8 @@ def _to_linear(pixels: Pixels) -> npt.NDArray[np.float32]:
 
 def _to_display(light: npt.NDArray[np.float32]) -> Pixels:
     encoded = np.clip(light, 0.0, 1.0) ** np.float32(1 / 2.2)
-    return (encoded * 255.0 + 0.5).astype(np.uint8)
+    pixels: Pixels = (encoded * 255.0 + 0.5).astype(np.uint8)
+    return pixels
 
 
 def _gaussian_blur(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
@@ -78,12 +79,13 @@ def _sensor_noise(pixels: Pixels, severity: float, rng: np.random.Generator) -> 
 def _display_noise(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
     sigma = 1.5 + 40.0 * severity**1.3
     noise = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(sigma)
-    return np.clip(pixels + noise + 0.5, 0, 255).astype(np.uint8)
+    noisy: Pixels = np.clip(pixels + noise + 0.5, 0, 255).astype(np.uint8)
+    return noisy
 
 
 def _jpeg(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
     """Half of the time at twice the size: photos are compressed first and scaled down for the tower afterwards."""
-    quality = int(round(72 - 66 * severity**0.8))
+    quality = round(72 - 66 * severity**0.8)
     image = Image.fromarray(pixels)
     size = image.size
     doubled = rng.random() < 0.5
@@ -109,7 +111,8 @@ def _overexposure(pixels: Pixels, severity: float, rng: np.random.Generator) -> 
 def _low_contrast(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
     keep = np.float32(1.0 - 0.12 - 0.75 * severity)
     pivot = np.float32(rng.uniform(90, 190))
-    return np.clip(pivot + (pixels - pivot) * keep + 0.5, 0, 255).astype(np.uint8)
+    flat: Pixels = np.clip(pivot + (pixels - pivot) * keep + 0.5, 0, 255).astype(np.uint8)
+    return flat
 
 
 def _low_resolution(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:

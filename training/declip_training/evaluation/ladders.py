@@ -74,7 +74,8 @@ def jpeg(pixels: Pixels, coarseness: float) -> Pixels:
     quantised = np.round(fft.dctn(blocks, axes=(1, 3), norm="ortho") / table) * table
     restored = fft.idctn(quantised, axes=(1, 3), norm="ortho").reshape(padded.shape) + np.array([128.0, 0, 0])
     rgb = restored @ np.linalg.inv(_TO_YCC).T
-    return np.clip(np.round(rgb[:height, :width]), 0, 255).astype(np.uint8)
+    restored_pixels: Pixels = np.clip(np.round(rgb[:height, :width]), 0, 255).astype(np.uint8)
+    return restored_pixels
 
 
 def exposure(pixels: Pixels, stops: float) -> Pixels:

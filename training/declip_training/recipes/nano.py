@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
 from declip_training.calibration import fit_calibration
 from declip_training.coop import CoopConfig, learn_context
 from declip_training.data.batches import BatchShape, BatchSource
@@ -72,7 +72,7 @@ class Nano:
     def run(self) -> NanoResult:
         """All stages in order."""
         clip, tokenizer, preprocess = self.tower()
-        scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator, union-attr]
+        scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator]
         features = tower_features(clip.visual, self.banks.validation, preprocess.mean, preprocess.std)  # type: ignore[arg-type]
         bank = self.feature_bank(clip, preprocess)
         checkpoint = self.projectors(clip, tokenizer, bank, features, scale)
@@ -135,7 +135,12 @@ class Nano:
                 return self._agreement(perceptual, features, pair)["mean"]
 
             perceptual, semantic = train_projectors(
-                bank, lambda s: encode_texts(clip, tokenizer, s), scale, ProjectorConfig(), evaluate, self._log("projectors")
+                bank,
+                lambda s: encode_texts(clip, tokenizer, s),
+                scale,
+                ProjectorConfig(),
+                evaluate,
+                self._log("projectors"),
             )
             visual: nn.Module = clip.visual  # type: ignore[assignment]
             made = ProjectorCheckpoint("declip-nano", "clip.safetensors", tower_sha256(visual), perceptual, semantic)
@@ -151,7 +156,7 @@ class Nano:
         perceptual: Projector,
         scale: float,
     ) -> tuple[PromptSet, dict[str, Any]]:
-        """The best of readable words, several readable pairs and CoOp on validation, and the card that compares them."""
+        """The best on validation of readable words, several pairs and CoOp, and the card that compares them."""
         pair = encode_texts(clip, tokenizer, ANTONYMS[0])
         several = torch.stack([encode_texts(clip, tokenizer, p) for p in ANTONYMS])
         context = learn_context(
@@ -162,7 +167,7 @@ class Nano:
         candidates = {READABLE: pair, SEVERAL: several, COOP: learned}
         agreement = {name: self._agreement(perceptual, features, p, scale) for name, p in candidates.items()}
         linear = fit_linear_head(bank)(features)
-        card = {
+        card: dict[str, Any] = {
             "validation": {
                 "tower without projectors, readable words": self._agreement(nn.Identity(), features, pair),
                 **{f"DeCLIP, {name}": result for name, result in agreement.items()},
@@ -185,9 +190,7 @@ class Nano:
 
     def _source(self, shape: BatchShape) -> BatchSource:
         b = self.banks
-        return BatchSource(
-            b.splits.fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=self.config.seed
-        )
+        return BatchSource(b.splits.fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=self.config.seed)
 
     @torch.no_grad()
     def _zero_shot(self, clip: nn.Module, tokenizer: Tokenizer, preprocess: Preprocess) -> dict[str, float]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from declip_runtime.errors import TrainingError
 
+from declip_runtime.errors import TrainingError
 from declip_training.data.biq2021 import Splits, read_splits
 from declip_training.data.flickr8k import Captioned, read_flickr8k
 from declip_training.data.pixel_bank import build_pixel_bank

@@ -1,0 +1,127 @@
+"""Readers, splits, distortions and batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from declip_runtime.errors import TrainingError
+from declip_training.data.batches import BatchLabels, BatchSource
+from declip_training.data.biq2021 import read_split, read_splits
+from declip_training.data.descriptions import distortion_sentences, level_sentences, strength_of
+from declip_training.data.distortions import DISTORTIONS, distort
+from declip_training.data.flickr8k import read_flickr8k
+from declip_training.data.pixel_bank import build_pixel_bank
+
+
+def save(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(path, "JPEG", quality=90)
+
+
+@pytest.fixture
+def biq(tmp_path: Path) -> Path:
+    """A miniature in the official layout, traps included: one .JPG, two extra columns, a Train copy of a Test photo."""
+    train = [f"{s} ({i}).jpg" for s in ("ss01", "ss02", "ss03") for i in range(10)]
+    test = [f"{s} ({i}).jpg" for s in ("ss01", "ss02", "ss03") for i in range(10, 13)]
+    for seed, name in enumerate(train + test):
+        save(tmp_path / "Images" / (name.replace(".jpg", ".JPG") if name == "ss03 (4).jpg" else name), seed)
+    (tmp_path / "Images" / "ss02 (11).jpg").write_bytes((tmp_path / "Images" / "ss02 (5).jpg").read_bytes())
+    rows = "".join(f"{n},{0.1 + 0.02 * i:.4f},,\n" for i, n in enumerate(train))
+    (tmp_path / "Train (Images and MOS).csv").write_text("Image Name,MOS,,\n" + rows)
+    rows = "".join(f"{n},0.5\n" for n in test)
+    (tmp_path / "Test (Images and MOS).csv").write_text("\ufeffImage Name,MOS\n" + rows, encoding="utf-8")
+    return tmp_path
+
+
+def test_biq_official_tables_are_read(biq: Path) -> None:
+    train, test = read_split(biq, "Train"), read_split(biq, "Test")
+    assert (len(train), len(test)) == (30, 9)
+    assert train[0].mos == pytest.approx(0.1)
+    assert {p.subset for p in train} == {"ss01", "ss02", "ss03"}
+
+
+def test_splits_never_share_a_photo_or_a_lookalike(biq: Path) -> None:
+    splits = read_splits(biq, validation_share=0.2)
+    names = [{p.path.name for p in part} for part in (splits.fit, splits.validation, splits.test)]
+    assert not names[0] & names[1]
+    assert not (names[0] | names[1]) & names[2]
+    assert "ss02 (5).jpg" not in names[0] | names[1]  # a Test photo looks like it
+    assert [p.path.name for p in splits.test if not splits.test_unique[splits.test.index(p)]] == ["ss02 (11).jpg"]
+    assert {p.subset for p in splits.validation} == {"ss01", "ss02", "ss03"}
+
+
+def test_a_missing_file_is_named(biq: Path) -> None:
+    (biq / "Images" / "ss01 (3).jpg").unlink()
+    with pytest.raises(TrainingError, match=r"ss01 \(3\)\.jpg"):
+        read_split(biq, "Train")
+    with pytest.raises(TrainingError, match="BIQ2021"):
+        read_split(biq / "nowhere", "Train")
+
+
+def test_flickr8k_keeps_photos_with_captions_only(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        save(tmp_path / "images" / name, 1)
+    table = tmp_path / "Flickr8k.token.txt"
+    table.write_text("a.jpg#0\tA dog .\na.jpg#1\tThe dog runs .\nc.jpg#0\tA cat .\nd.jpg#0\tNo file .\n")
+    found = read_flickr8k(tmp_path / "images", table)
+    assert [(p.path.name, len(p.captions)) for p in found] == [("a.jpg", 2), ("c.jpg", 1)]
+    with pytest.raises(TrainingError, match="captions are missing"):
+        read_flickr8k(tmp_path / "images", tmp_path / "other.txt")
+
+
+def test_pixel_bank_is_built_once_and_keyed(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.jpg" for i in range(4)]
+    for i, path in enumerate(paths):
+        save(path, i)
+    bank = build_pixel_bank(paths, 32, tmp_path / "cache")
+    assert bank.shape == (4, 32, 32, 3)
+    files = sorted((tmp_path / "cache").iterdir())
+    build_pixel_bank(paths, 32, tmp_path / "cache")
+    assert sorted((tmp_path / "cache").iterdir()) == files
+    other = build_pixel_bank(paths[:3], 32, tmp_path / "cache")
+    assert len(other) == 3
+
+
+@pytest.mark.parametrize("kind", DISTORTIONS)
+def test_distortions_are_deterministic_and_grow(kind: str, photos: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    clean = photos[-1]
+    results = [distort(clean, kind, s, np.random.default_rng(5)) for s in (0.1, 0.5, 1.0)]
+    again = distort(clean, kind, 0.5, np.random.default_rng(5))
+    assert np.array_equal(results[1], again)
+    assert all(r.dtype == np.uint8 and r.shape == clean.shape for r in results)
+    errors = [np.mean((r.astype(float) - clean) ** 2) for r in results]
+    assert 0 < errors[0] < errors[1] < errors[2]
+
+
+def test_sentences_cover_every_distortion_and_follow_the_seed() -> None:
+    sentences, index = distortion_sentences(np.random.default_rng(1))
+    assert {kind for kind, _ in index} == set(DISTORTIONS)
+    assert len(sentences) == 1 + 3 * len(DISTORTIONS)
+    assert sentences == distortion_sentences(np.random.default_rng(1))[0]
+    assert len(level_sentences(np.random.default_rng(2))) == 5
+    assert [strength_of(s) for s in (0.0, 0.4, 0.99, 1.0)] == [0, 1, 2, 2]
+
+
+def test_batches_depend_on_the_step_alone(source: BatchSource) -> None:
+    one, two = source.batch(7, 48), source.batch(7, 48)
+    assert np.array_equal(one.pixels, two.pixels)
+    assert one.labels.captions == two.labels.captions
+    assert not np.array_equal(one.pixels, source.batch(8, 48).pixels)
+    labels = one.labels
+    assert len(one.pixels) == len(labels.mos) + labels.severities.size + len(labels.captioned_kinds)
+    assert (np.diff(labels.severities[:, 1:], axis=1) >= 0.0999).all()
+    assert labels.severities.max() <= 1.0
+    assert len(labels.captions) == 8
+
+
+def test_labels_survive_json(source: BatchSource) -> None:
+    labels = source.batch(1, 48).labels
+    back = BatchLabels.from_dict(labels.to_dict())
+    for name, value in vars(labels).items():
+        assert np.array_equal(np.asarray(value), np.asarray(getattr(back, name))), name

@@ -1,0 +1,161 @@
+"""Pre-training, feature bank, projectors and CoOp on a tiny CLIP: they learn, they resume, they repeat."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from declip_runtime.errors import TrainingError
+from declip_training.coop import CoopConfig, learn_context
+from declip_training.data.batches import BatchSource
+from declip_training.data.descriptions import ANTONYMS
+from declip_training.evaluation.metrics import srcc
+from declip_training.features import FeatureBatch, build_feature_bank, tower_features
+from declip_training.linear_head import fit_linear_head
+from declip_training.losses import antonym_logit
+from declip_training.model.prompts import encode_texts
+from declip_training.pretrain import PretrainConfig, pretrain
+from declip_training.projectors import ProjectorConfig, train_projectors
+from declip_training.state import load_state, save_state
+
+CONFIG = PretrainConfig(steps=6, crops=((1.0, 48),), warmup=2, save_every=3)
+SCALE = 10.0
+
+
+def run(
+    clip: Any, tokenizer: Any, pre: Any, source: BatchSource, folder: Path, steps: int = 6
+) -> dict[str, torch.Tensor]:
+    folder.mkdir(exist_ok=True)
+    config = CONFIG if steps == 6 else PretrainConfig(**{**vars(CONFIG), "steps": steps})
+    trained = pretrain(copy.deepcopy(clip), tokenizer, source, config, folder, mean=pre.mean, std=pre.std)
+    return trained.state_dict()
+
+
+class KilledError(Exception):
+    """Stands for kill -9 in the middle of a run."""
+
+
+class Dying:
+    """A source that dies at a step."""
+
+    def __init__(self, source: BatchSource, step: int) -> None:
+        self.source, self.step = source, step
+
+    def batch(self, step: int, crop: int) -> Any:
+        if step == self.step:
+            raise KilledError
+        return self.source.batch(step, crop)
+
+
+def test_a_killed_run_resumes_to_bit_identical_weights(tiny_clip: Any, source: BatchSource, tmp_path: Path) -> None:
+    whole = run(*tiny_clip, source, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        run(*tiny_clip, Dying(source, 4), tmp_path / "killed")  # type: ignore[arg-type]
+    resumed = run(*tiny_clip, source, tmp_path / "killed")
+    start = tiny_clip[0].state_dict()
+    assert any(not torch.equal(whole[name], start[name]) for name in whole)
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    one, other = torch.nn.Linear(3, 3), torch.nn.Linear(4, 4)
+    save_state(tmp_path / "s.safetensors", {"model": one}, torch.optim.AdamW(one.parameters()), 5)
+    with pytest.raises(TrainingError, match="another model"):
+        load_state(tmp_path / "s.safetensors", {"model": other}, torch.optim.AdamW(other.parameters()))
+
+
+def test_pretraining_logs_json_lines(tiny_clip: Any, source: BatchSource, tmp_path: Path) -> None:
+    run(*tiny_clip, source, tmp_path, steps=50)
+    (line,) = (json.loads(text) for text in (tmp_path / "pretrain.jsonl").read_text().splitlines())
+    assert line["step"] == 50
+    assert {"mos", "ladder", "semantic", "steps_per_s"} <= set(line)
+
+
+@pytest.fixture(scope="module")
+def bank(tiny_clip: Any, source: BatchSource, tmp_path_factory: pytest.TempPathFactory) -> list[FeatureBatch]:
+    clip, _, pre = tiny_clip
+    path = tmp_path_factory.mktemp("bank") / "features.safetensors"
+    return build_feature_bank(
+        clip.visual, source, [(i, 48) for i in range(12)], path, mean=pre.mean, std=pre.std, key="k"
+    )
+
+
+def test_feature_bank_is_reused_and_keyed(tiny_clip: Any, source: BatchSource, tmp_path: Path) -> None:
+    clip, _, pre = tiny_clip
+    path = tmp_path / "features.safetensors"
+
+    def build(key: str, from_source: Any) -> list[FeatureBatch]:
+        return build_feature_bank(clip.visual, from_source, [(0, 48)], path, mean=pre.mean, std=pre.std, key=key)
+
+    first = build("one", source)
+    again = build("one", Dying(source, 0))  # would raise if it were asked
+    assert torch.equal(first[0].features, again[0].features)
+    assert first[0].labels.captions == again[0].labels.captions
+    with pytest.raises(TrainingError, match="another tower"):
+        build("two", source)
+
+
+def test_projectors_learn_and_keep_the_best_step(tiny_clip: Any, bank: list[FeatureBatch]) -> None:
+    clip, tokenizer, _ = tiny_clip
+    pair = encode_texts(clip, tokenizer, ANTONYMS[0])
+    x = torch.cat([b.features[: len(b.labels.mos)] for b in bank])
+    mos = np.concatenate([b.labels.mos for b in bank])
+
+    @torch.no_grad()
+    def evaluate(perceptual: torch.nn.Module) -> float:
+        return srcc(antonym_logit(F.normalize(perceptual(x), dim=-1), pair, SCALE).numpy(), mos)
+
+    logged: list[dict[str, float]] = []
+    config = ProjectorConfig(steps=60, merged=2, lr=3e-3, check_every=20)
+    before = evaluate(torch.nn.Identity())
+    perceptual, semantic = train_projectors(
+        bank, lambda s: encode_texts(clip, tokenizer, s), SCALE, config, evaluate, logged.append
+    )
+    assert evaluate(perceptual) == pytest.approx(max(line["validation"] for line in logged))
+    assert evaluate(perceptual) > before + 0.1
+    assert float(semantic.down.weight.detach().abs().max()) > 0
+
+
+def test_coop_learns_a_context_for_the_frozen_towers(tiny_clip: Any, bank: list[FeatureBatch]) -> None:
+    clip, tokenizer, _ = tiny_clip
+    frozen = {k: v.clone() for k, v in clip.state_dict().items()}
+    x = F.normalize(torch.cat([b.features[: len(b.labels.mos)] for b in bank]), dim=-1)
+    mos = np.concatenate([b.labels.mos for b in bank])
+
+    def evaluate(pair: torch.Tensor) -> float:
+        return srcc(antonym_logit(x, pair, SCALE).numpy(), mos)
+
+    context = learn_context(
+        clip, tokenizer, ANTONYMS[0], torch.nn.Identity(), bank, SCALE,
+        CoopConfig(tokens=3, steps=40, merged=2, lr=2e-2, check_every=10), evaluate, lambda line: None,
+    )  # fmt: skip
+    assert context.shape == (2, 3, 32)
+    with torch.no_grad():
+        learned = evaluate(encode_texts(clip, tokenizer, ANTONYMS[0], context))
+        plain = evaluate(encode_texts(clip, tokenizer, ANTONYMS[0]))
+    assert learned > plain
+    assert all(torch.equal(v, frozen[k]) for k, v in clip.state_dict().items())
+
+
+def test_linear_head_finds_a_linear_opinion(tiny_clip: Any, bank: list[FeatureBatch]) -> None:
+    predict = fit_linear_head(bank, ridge=1e-3)
+    x = torch.cat([b.features[: len(b.labels.mos)] for b in bank])
+    mos = np.concatenate([b.labels.mos for b in bank])
+    assert srcc(predict(x), mos) > 0.8
+
+
+def test_features_do_not_depend_on_the_batch(tiny_clip: Any, photos: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    clip, _, pre = tiny_clip
+    crops = photos[:, :48, :48]
+    many = np.concatenate([crops, crops])[:70]
+    together = tower_features(clip.visual, many, pre.mean, pre.std)
+    alone = tower_features(clip.visual, many[66:67], pre.mean, pre.std)
+    assert torch.nn.functional.cosine_similarity(together[66:67], alone).item() > 0.999

@@ -1,0 +1,105 @@
+"""Judging an engine: BIQ2021 Test and the distortion ladders, each run kept in a ledger.
+
+    python -m declip_training.evaluation.biq2021 ENGINE --data DATA --ledger benchmarks/results/biq2021_test.csv
+
+Test is looked at rarely and on the record: every evaluation appends a row, and nothing is chosen by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime as dt
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from declip_runtime.errors import DeclipError
+from declip_runtime.scorer import Scorer
+from declip_training.data.biq2021 import read_splits
+from declip_training.evaluation.ladders import judge
+from declip_training.evaluation.metrics import by_subset, plcc
+from declip_training.recipes.nano_data import Sources
+
+COLUMNS = (
+    "date", "commit", "engine", "engine_id", "backend", "precision", "score",
+    "ss01", "ss02", "ss03", "mean", "pooled_unique", "n_unique", "pooled", "plcc", "n",
+    "ladder_blur", "ladder_noise", "ladder_jpeg", "ladder_underexposure", "ladder_overexposure", "ladder_mean",
+    "n_ladder_photos", "note",
+)  # fmt: skip
+
+
+def evaluate_engine(engine: Path, sources: Sources, *, score: str, precision: str = "auto") -> dict[str, str]:
+    """One ledger row: SRCC by subset on Test without near-duplicates, their mean, pooled; ladders of unseen photos."""
+    splits = read_splits(sources.biq2021)
+    unique = splits.test_unique
+    mos = np.array([p.mos for p in splits.test])
+    subsets = np.array([p.subset for p in splits.test])
+    photos = sources.judging
+    with Scorer(engine, precision=precision, decode="exact") as scorer:
+        predicted = scorer.score([p.path for p in splits.test])[score]
+
+        def score_arrays(images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+            return scorer.score(images)[score]
+
+        ladders = judge(score_arrays, photos)
+        row = {"engine": scorer.engine.manifest.name, "engine_id": scorer.engine.id[:16],
+               "backend": scorer.backend, "precision": scorer.precision, "score": score}  # fmt: skip
+    agreement = by_subset(predicted[unique], mos[unique], list(subsets[unique]))
+    pooled = by_subset(predicted, mos, list(subsets))["pooled"]
+    numbers = {
+        **{k: agreement[k] for k in ("ss01", "ss02", "ss03", "mean")},
+        "pooled_unique": agreement["pooled"],
+        "pooled": pooled,
+        "plcc": plcc(predicted, mos),
+        **{f"ladder_{name}": value for name, value in ladders.items()},
+    }
+    counts = {"n_unique": int(unique.sum()), "n": len(mos), "n_ladder_photos": len(photos)}
+    return {**row, **{k: f"{v:.4f}" for k, v in numbers.items()}, **{k: str(v) for k, v in counts.items()}}
+
+
+def append_ledger(ledger: Path, row: dict[str, str], note: str = "") -> None:
+    """Append ``row`` with date, commit and ``note``; the header is written once."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    full = {
+        "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M"),
+        "commit": commit.stdout.strip() or "unknown",
+        **row,
+        "note": note,
+    }
+    new = not ledger.is_file()
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    with ledger.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerow(full)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate one engine and append to the ledger; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m declip_training.evaluation.biq2021", description="Judge an engine."
+    )
+    parser.add_argument("engine", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="folder with clones of the public repositories")
+    parser.add_argument("--ledger", type=Path, required=True, help="CSV to append to")
+    parser.add_argument("--score", default="quality")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--note", default="")
+    args = parser.parse_args(argv)
+    try:
+        row = evaluate_engine(args.engine, Sources(args.data), score=args.score, precision=args.precision)
+    except DeclipError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    append_ledger(args.ledger, row, args.note)
+    sys.stdout.write("".join(f"{name:22} {value}\n" for name, value in row.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
