@@ -35,7 +35,7 @@ Tokenizer = Callable[[Sequence[str]], Tensor]
 class PretrainConfig:
     """Schedule of the pre-training. ``crops`` are (share of the steps, crop side) in order."""
 
-    steps: int = 4000
+    steps: int = 3000
     crops: tuple[tuple[float, int], ...] = ((0.75, 160), (0.25, 192))
     lr: float = 1.2e-3
     text_lr: float = 4e-4

@@ -92,7 +92,7 @@ def _rungs(function: Callable[[Pixels, float], Pixels], strengths: Sequence[floa
 
 LADDERS: Mapping[str, Sequence[Rung]] = {
     "blur": _rungs(blur, (0.8, 1.4, 2.4, 4.0, 7.0)),
-    "noise": _rungs(sensor_noise, (2000.0, 700.0, 250.0, 90.0, 30.0)),
+    "noise": _rungs(sensor_noise, (800.0, 300.0, 120.0, 50.0, 20.0)),
     "jpeg": _rungs(jpeg, (1.0, 2.5, 5.0, 9.0, 16.0)),
     "underexposure": _rungs(exposure, (-1.0, -2.0, -3.0, -4.0, -5.0)),
     "overexposure": _rungs(exposure, (0.7, 1.4, 2.1, 2.8, 3.5)),
