@@ -1,1 +1,68 @@
-"""What executes a graph: one vendor a module, imported only when chosen."""
+"""What executes a graph: one vendor a module, imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from declip_runtime.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from declip_runtime.cache import Cache
+    from declip_runtime.engine_file import EngineFile
+
+    from .base import Backend
+
+REGISTRY = {
+    "openvino": "declip_runtime.backends.openvino:OpenVINOBackend",
+    "onnxruntime": "declip_runtime.backends.onnxruntime:ONNXRuntimeBackend",
+    "fake": "declip_runtime.backends.fake:FakeBackend",
+}
+"""Backend names and where their classes are."""
+
+AUTO = ("openvino", "onnxruntime")
+"""What ``backend="auto"`` tries, fastest first."""
+
+
+def choose(
+    engine: EngineFile,
+    backend: str = "auto",
+    *,
+    device: str | None = None,
+    precision: str = "auto",
+    threads: int | None = None,
+    cache: Cache | None = None,
+) -> Backend:
+    """Make a backend for ``engine``.
+
+    A name gives that backend or raises; "auto" gives the first of ``AUTO`` that is installed and has the device. An
+    engine that fails on it, or lacks the precision, is an error and not a reason to try the next.
+
+    Raises BackendUnavailableError with every reason, and what the backend's constructor raises.
+    """
+    if backend == "auto":
+        reasons = []
+        for name in AUTO:
+            try:
+                return choose(engine, name, device=device, precision=precision, threads=threads, cache=cache)
+            except BackendUnavailableError as error:
+                reasons.append(str(error))
+        raise BackendUnavailableError(" ".join(reasons))
+    kind = _class(backend)
+    reason = kind.available()
+    if reason is not None:
+        raise BackendUnavailableError(f"backend {backend!r} cannot be used here: {reason}")
+    return kind(engine, device=device, precision=precision, threads=threads, cache=cache)
+
+
+def available() -> dict[str, str | None]:
+    """Every backend's name with None where it can be used here, else the reason and the fix."""
+    return {name: _class(name).available() for name in REGISTRY}
+
+
+def _class(name: str) -> type[Backend]:
+    if name not in REGISTRY:
+        raise BackendUnavailableError(f"backend={name!r} is unknown. Use one of: auto, {', '.join(REGISTRY)}.")
+    module, attribute = REGISTRY[name].split(":")
+    found: type[Backend] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -1,0 +1,146 @@
+"""Writing engine files: streaming, hashed on the way, and visible only when complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from . import container, onnx_head
+from .engine_file import MANIFEST, WEIGHTS, EngineFile
+from .errors import UsageError
+from .manifest import GRAPH_NAMES, Entry, Manifest, Plan
+
+Content = bytes | Path | Iterable[bytes]
+"""What becomes an entry: its bytes, the file that holds them, or pieces of them in order."""
+
+_CHUNK = 1 << 20
+
+
+def write_engine(path: str | os.PathLike[str], manifest: Manifest, entries: Mapping[str, Content]) -> EngineFile:
+    """Write an engine file and open it.
+
+    ``entries`` maps names (lower-case relative paths) to content and must hold ``weights.bin`` and every graph and
+    plan of the manifest, whose ``entries`` are filled in here. Content is streamed, so it need not fit in memory. The
+    file replaces one at ``path`` in one step when all is written; equal content gives equal bytes.
+
+    Raises UsageError for missing or ill-named entries, OSError where the disk does not take it.
+    """
+    target = Path(path)
+    missing = {WEIGHTS, *manifest.graphs.values(), *(p.entry for p in manifest.plans)} - set(entries)
+    if missing or MANIFEST in entries:
+        raise UsageError(f"an engine needs the entries {sorted(missing)} too, and writes {MANIFEST} itself.")
+    for name in entries:
+        try:
+            container.check_name(name)
+        except container.LayoutError as error:
+            raise UsageError(f"{error}. Use lower-case letters, digits, '.', '_', '-' and '/'.") from error
+    with _replacing(target) as file:
+        hashed: dict[str, Entry] = {}
+        members = []
+        for name in sorted(entries, key=lambda n: n != WEIGHTS):  # stable: weights first, then as given
+            digest = hashlib.sha256()
+            member = container.append(file, name, _chunks(entries[name]), digest.update)
+            members.append(member)
+            hashed[name] = Entry(member.size, digest.hexdigest())
+        text = replace(manifest, entries=hashed).to_json().encode()
+        members.append(container.append(file, MANIFEST, [text], lambda _: None))
+        container.finish(file, members)
+    return EngineFile.open(target)
+
+
+def add_plan(path: str | os.PathLike[str], plan: Plan, data: Content) -> EngineFile:
+    """Add a TensorRT plan to an engine, or replace the one of the same entry; ``engine.id`` stays.
+
+    The engine is copied, checked against its hashes on the way, and replaced in one step. Raises UsageError for an
+    engine that was installed with a package, EngineError for one that cannot be used.
+    """
+    engine = EngineFile.open(path)
+    if {"site-packages", "dist-packages"} & set(engine.path.parts):
+        raise UsageError(f"{engine.path} belongs to an installed package. Copy it and add the plan to the copy.")
+    if not plan.entry.startswith("plans/"):
+        raise UsageError(f"the plan's entry is {plan.entry!r}. Choose a name that begins with plans/.")
+    entries: dict[str, Content] = {name: engine.chunks(name) for name in engine.manifest.entries}
+    entries[plan.entry] = data
+    plans = (*(p for p in engine.manifest.plans if p.entry != plan.entry), plan)
+    return write_engine(path, replace(engine.manifest, entries={}, plans=plans), entries)
+
+
+def pack(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> EngineFile:
+    """Make an engine of a folder as ``EngineFile.unpack`` writes it, edited or not.
+
+    The folder holds manifest.json, fp32.onnx, and where wanted fp16.onnx and int8.onnx, weights.bin that their
+    external data lies in, and the plans that the manifest names. Hashes are made anew, so texts, calibration and
+    graphs may have been changed.
+
+    Raises UsageError for a folder that does not hold this, ManifestError, EngineVersionError, EngineCorruptError for
+    a graph that is not ONNX.
+    """
+    source = Path(folder)
+    graphs = {name: f"graphs/{name}.onnx" for name in GRAPH_NAMES if (source / f"{name}.onnx").is_file()}
+    if not (source / MANIFEST).is_file() or "fp32" not in graphs:
+        raise UsageError(f"{source} must hold {MANIFEST} and fp32.onnx. `declip unpack` shows the form.")
+    manifest = replace(_without_hashes(source / MANIFEST), graphs=graphs)
+    weights = source / WEIGHTS
+    entries: dict[str, Content] = {WEIGHTS: weights if weights.is_file() else b""}
+    for name, entry in graphs.items():
+        head = (source / f"{name}.onnx").read_bytes()
+        _require_weights(source / f"{name}.onnx", head, weights.stat().st_size if weights.is_file() else 0)
+        entries[entry] = head
+    for plan in manifest.plans:
+        if not (source / plan.entry).is_file():
+            raise UsageError(f"{source / plan.entry} is missing. Put it there or take it out of {MANIFEST}.")
+        entries[plan.entry] = source / plan.entry
+    return write_engine(path, manifest, entries)
+
+
+def _without_hashes(path: Path) -> Manifest:
+    """The manifest as a description only: what it says of other bytes than those beside it is forgotten."""
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path} is not a JSON object. `declip unpack` shows the form.")
+    return Manifest.from_json(json.dumps({**data, "entries": {}, "engine_id": None}))
+
+
+def _require_weights(path: Path, head: bytes, size: int) -> None:
+    for tensor in onnx_head.tensors(head):
+        if tensor.location != WEIGHTS or tensor.offset + tensor.length > size:
+            raise UsageError(
+                f"tensor {tensor.name!r} of {path} does not lie in the {WEIGHTS} beside it. Save the graph with"
+                f" onnx.save(..., save_as_external_data=True, location={WEIGHTS!r})."
+            )
+
+
+def _chunks(content: Content) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+    elif isinstance(content, Path):
+        with content.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    else:
+        yield from content
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of ``path`` when the block ends well, and vanishes otherwise."""
+    work = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with work.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        work.replace(path)
+    except BaseException:
+        work.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,59 @@
+"""Vendor libraries, imported so that nothing is sent anywhere and nothing is written into the home folder.
+
+Both libraries start telemetry as a side effect of ``import``: OpenVINO's Python package writes a client id and usage
+counts into ``~/intel`` and posts an event; ONNX Runtime (seen with 1.31 on Linux) keeps a device id and an event
+database in the user's cache folder, from native code, before any function of its own could be called to stop it. So
+each is told at its import, by the means that it offers itself. If the user's program imported the library before,
+what happened then is the program's own doing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+from types import ModuleType
+
+_lock = threading.RLock()
+
+
+def import_openvino() -> ModuleType:
+    """``openvino`` without telemetry. Raises ImportError or OSError as the import itself does.
+
+    Its telemetry package is hidden for the duration of the import: OpenVINO then takes the inert class that it brings
+    for installations without that package.
+    """
+    with _lock:
+        if "openvino" in sys.modules:
+            return sys.modules["openvino"]
+        missing = object()
+        before = sys.modules.get("openvino_telemetry", missing)
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # makes its import an ImportError
+        try:
+            return importlib.import_module("openvino")
+        finally:
+            if isinstance(before, ModuleType):
+                sys.modules["openvino_telemetry"] = before
+            else:
+                del sys.modules["openvino_telemetry"]
+
+
+def import_onnxruntime() -> ModuleType:
+    """``onnxruntime`` without telemetry. Raises ImportError or OSError as the import itself does.
+
+    The variable is what its library looks at, once, when loaded; it is put back because child processes are not ours.
+    """
+    with _lock:
+        name = "ORT_DISABLE_TELEMETRY"
+        before = os.environ.get(name)
+        os.environ[name] = "1"
+        try:
+            module = importlib.import_module("onnxruntime")
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
+        module.disable_telemetry_events()  # for a library that the program had imported before
+        return module
