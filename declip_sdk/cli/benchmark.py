@@ -1,0 +1,91 @@
+"""``declip benchmark``: how fast this machine scores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from declip_runtime.benchmark import Row, file_rows, model_rows, to_csv, to_markdown
+from declip_runtime.engine_file import EngineFile, bundled_engine
+from declip_runtime.errors import UsageError
+from declip_runtime.machine import describe_machine
+
+from .options import engine_option
+from .output import open_output
+from .paths import find_images
+from .table import PLAIN_WIDTH
+from .text import count, visible
+
+BATCHES = (1, 4, 16, 64)
+_WRITERS = {".csv": to_csv, ".md": to_markdown}
+_TEXT_COLUMNS = ("what", "backend", "precision")
+
+
+@click.command("benchmark")
+@click.argument("photos", nargs=-1)
+@engine_option
+@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=BATCHES, show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="For each row."
+)
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU budget; default is every CPU.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write a file: .csv or .md.")
+def command(
+    photos: tuple[str, ...],
+    engine: str | None,
+    batches: tuple[int, ...],
+    seconds: float,
+    threads: int | None,
+    output: Path | None,
+) -> None:
+    """Measure how fast this machine scores.
+
+    The model alone, by batch size, on every backend and precision that there is here; and with PHOTOS (files or
+    folders) from files to scores. Run it on a machine that does nothing else.
+    """
+    if output is not None and output.suffix.lower() not in _WRITERS:
+        raise UsageError(f"the format of {output} does not follow from its name. Use one of {', '.join(_WRITERS)}.")
+    file = EngineFile.open(engine or bundled_engine())
+    files = find_images(photos, recursive=True).images
+    if photos and not files:
+        raise UsageError(f"no images in {', '.join(photos)}. Name a folder with photos.")
+    machine: Row = {"engine": file.manifest.name, "engine id": file.id[:12], **describe_machine()}
+    measured = model_rows(file, batches, seconds=seconds, threads=threads)
+    if files:
+        measured = chain(measured, file_rows(file, files, seconds=seconds, threads=threads))
+    rows = list(_announced(measured))
+    _print(rows, machine)
+    if output is not None:
+        with open_output(output) as stream:
+            stream.write(_WRITERS[output.suffix.lower()]([{**row, **machine} for row in rows]).encode())
+
+
+def _announced(rows: Iterator[Row]) -> Iterator[Row]:
+    """Say on standard error, in a terminal, how far it is: a row takes seconds, a large engine a minute to load."""
+    console = Console(stderr=True)
+    with console.status("measuring") as status:
+        for number, row in enumerate(rows, 1):
+            status.update(f"{count(number, 'row')} measured, last: {row['what']}, {row['backend']} {row['precision']}")
+            yield row
+
+
+def _print(rows: Sequence[Row], machine: Row) -> None:
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH, no_color=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name in _TEXT_COLUMNS else "right")
+    best = max(float(row["images/s"]) for row in rows if row["what"] == rows[0]["what"])
+    for row in rows:
+        cells = (f"{v:,}" if isinstance(v, int | float) else visible(v) for v in row.values())
+        table.add_row(*map(Text, cells), style="bold" if row["images/s"] == best else None)
+    console.print(table)
+    for name, value in machine.items():
+        if value != "":
+            console.print(Text.assemble((f"{name}: ", "dim"), visible(str(value))))

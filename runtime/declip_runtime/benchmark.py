@@ -1,0 +1,125 @@
+"""How fast an engine is on this machine, as rows that can be compared with those of another machine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+
+from . import backends
+from .backends.base import Backend, Precision
+from .engine_file import EngineFile
+from .errors import BackendUnavailableError, PrecisionError
+from .scorer import Decode, Scorer
+
+Row = dict[str, str | int | float]
+Workload = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each measured call."""
+
+    seconds: tuple[float, ...]
+
+    def columns(self, images: int) -> Row:
+        """For calls that do so many images: images a second (median, p10, p90 over calls) and milliseconds a call."""
+        rates = images / np.asarray(self.seconds)
+        low, median, high = (_rounded(float(v)) for v in np.quantile(rates, (0.1, 0.5, 0.9)))
+        milliseconds = _rounded(1000 * float(np.median(self.seconds)))
+        return {"images/s": median, "p10": low, "p90": high, "ms/call": milliseconds}
+
+
+def measure(work: Workload, seconds: float) -> Timing:
+    """Repeat ``work`` for about ``seconds``, at least once."""
+    times: list[float] = []
+    while sum(times) < seconds:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return Timing(tuple(times))
+
+
+def open_backends(engine: EngineFile, threads: int | None = None) -> Iterator[Backend]:
+    """Every backend that runs ``engine`` here, at every precision that both have; each closed when the next is due.
+
+    Nothing is taken from the cache or put into it: that is for what the user scores with. Raises
+    BackendUnavailableError where there is none.
+    """
+    reasons = {name: reason for name, reason in backends.available().items() if name != "fake"}
+    if None not in reasons.values():
+        raise BackendUnavailableError(" ".join(filter(None, reasons.values())))
+    for name in (name for name, reason in reasons.items() if reason is None):
+        for precision in get_args(Precision):
+            try:
+                backend = backends.choose(engine, name, precision=precision, threads=threads)
+            except PrecisionError:
+                continue
+            with closing(backend):
+                yield backend
+
+
+def model_workload(backend: Backend, size: int, batch: int) -> Workload:
+    """One call runs the model on ``batch`` random pictures; warmed up, because the first run of a shape prepares it."""
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+    backend.run(images)
+    return lambda: backend.run(images)
+
+
+def model_rows(
+    engine: EngineFile, batches: Sequence[int], *, seconds: float, threads: int | None = None
+) -> Iterator[Row]:
+    """Speed of the model alone: a row for every backend, precision and batch size."""
+    for backend in open_backends(engine, threads):
+        for batch in batches:
+            timing = measure(model_workload(backend, engine.manifest.preprocess.size, batch), seconds)
+            who: Row = {"what": "model only", "backend": backend.name, "precision": backend.precision, "batch": batch}
+            yield {**who, **timing.columns(batch)}
+
+
+def file_rows(
+    engine: EngineFile, photos: Sequence[str], *, seconds: float, threads: int | None = None
+) -> Iterator[Row]:
+    """Speed from files to scores with the backend that a Scorer takes: decoding fast and exact, one and five views.
+
+    Images that cannot be scored count too: they take time like the others.
+    """
+    settings: tuple[tuple[Decode, int], ...] = (("fast", 1), ("exact", 1), ("exact", 5))
+    for decode, views in settings:
+        with Scorer(engine.path, decode=decode, views=views, threads=threads) as scorer:
+            scorer.warmup()
+            timing = measure(lambda: scorer.score(photos, on_error="record"), seconds)
+            what = f"{len(photos)} files, {decode} decoding, views={views}"
+            who: Row = {"what": what, "backend": scorer.backend, "precision": scorer.precision}
+            yield {**who, "batch": scorer.batch_size, **timing.columns(len(photos))}
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Header and one line a row; what a row lacks is empty."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, _columns(rows), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """The same as a Markdown table."""
+    names = _columns(rows)
+    lines = [names, ["---"] * len(names), *([str(row.get(name, "")) for name in names] for row in rows)]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _rounded(value: float) -> int | float:
+    """Three digits that mean something."""
+    return round(value) if value >= 100 else round(value, 1 if value >= 10 else 2)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from declip_runtime import backends
+from declip_runtime.benchmark import Timing, measure, to_csv, to_markdown
+from declip_runtime.engine_file import EngineFile
+from declip_runtime.machine import describe_machine
+from declip_sdk.cli import run
+
+from .command import DECLIP, TINY
+from .conftest import save_picture
+
+QUICK = ["--engine", str(TINY), "--seconds", "0.01"]
+MACHINE = {"engine", "engine id", "date", "commit", "cpu", "cpus", "instruction sets", "system", "versions"}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_backend_precision_and_batch_has_a_row_that_says_what_it_ran_on(tmp_path: Path) -> None:
+    output = tmp_path / "speed.csv"
+    assert run(["benchmark", *QUICK, "--batch", "1", "--batch", "3", "-o", str(output)]) == 0
+    rows = read(output)
+    assert all(rows[0].keys() >= MACHINE for _ in rows)
+    assert {row["engine id"] for row in rows} == {EngineFile.open(TINY).id[:12]}
+    assert all(f"openvino {version('openvino')}" in row["versions"] for row in rows)
+    usable = {name for name, reason in backends.available().items() if reason is None} - {"fake"}
+    assert {(row["backend"], row["batch"]) for row in rows} == {(name, batch) for name in usable for batch in "13"}
+    assert all((name, "fp32") in {(row["backend"], row["precision"]) for row in rows} for name in usable)
+    for row in rows:
+        assert float(row["p10"]) <= float(row["images/s"]) <= float(row["p90"])
+        per_second = 1000 * int(row["batch"]) / float(row["ms/call"])
+        assert float(row["images/s"]) == pytest.approx(per_second, rel=0.5)  # medians of a few calls, rounded
+
+
+def test_photos_are_measured_from_files_and_bad_ones_do_not_stop_it(tmp_path: Path, capfd: Any) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    save_picture(photos / "a.jpg", 1)
+    (photos / "broken.jpg").write_bytes(b"not a picture")
+    assert run(["benchmark", *QUICK, "--batch", "1", str(photos), "-o", str(tmp_path / "speed.csv")]) == 0
+    what = [row["what"] for row in read(tmp_path / "speed.csv") if row["what"] != "model only"]
+    assert what == [
+        "2 files, fast decoding, views=1",
+        "2 files, exact decoding, views=1",
+        "2 files, exact decoding, views=5",
+    ]
+    out = capfd.readouterr().out
+    assert all(line in out for line in what)
+    assert "cpu: " in out
+
+
+def test_the_model_alone_leaves_the_cache_of_compiled_models_alone(tmp_path: Path) -> None:
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    subprocess.run([*DECLIP, "benchmark", *QUICK, "--batch", "1"], env=environment, check=True, capture_output=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "speed.xlsx"], "does not follow from its name"),
+        (["{empty}"], "no images in"),
+        (["--batch", "0"], "0 is not in the range"),
+        (["--seconds", "0"], "0.0 is not in the range"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments: list[str], message: str, tmp_path: Path, capfd: Any) -> None:
+    assert run(["benchmark", *QUICK, *(a.replace("{empty}", str(tmp_path)) for a in arguments)]) == 2
+    captured = capfd.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_timing_is_medians_and_quantiles() -> None:
+    columns = Timing((0.1, 0.2, 0.5)).columns(10)
+    assert columns == {"images/s": 50, "p10": 26, "p90": 90, "ms/call": 200}
+
+
+def test_measuring_repeats_until_the_time_is_over_and_at_least_once() -> None:
+    calls: list[int] = []
+    assert len(measure(lambda: calls.append(1), 1e-9).seconds) == len(calls) == 1
+    calls.clear()
+    timing = measure(lambda: calls.append(1), 0.01)
+    assert len(timing.seconds) == len(calls) > 1
+    assert sum(timing.seconds) >= 0.01
+
+
+def test_rows_of_different_kinds_share_one_table() -> None:
+    rows = [{"a": 1, "b": "x|y"}, {"a": 2, "c": 0.5}]
+    assert to_csv(rows) == "a,b,c\n1,x|y,\n2,,0.5\n"
+    assert to_markdown(rows) == "| a | b | c |\n| --- | --- | --- |\n| 1 | x\\|y |  |\n| 2 |  | 0.5 |\n"
+
+
+def test_an_installed_package_claims_no_commit(tmp_path: Path) -> None:
+    """A virtual environment inside somebody's repository is not a checkout of ours."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    copy = tmp_path / "site-packages" / "declip_runtime"
+    copy.mkdir(parents=True)
+    for module in ("__init__", "machine", "cpu", "version"):
+        source = Path(sys.modules["declip_runtime.machine"].__file__ or "").with_name(f"{module}.py")
+        (copy / source.name).write_bytes(source.read_bytes())
+    program = "import json; from declip_runtime.machine import describe_machine as d; print(json.dumps(d()))"
+    result = subprocess.run([sys.executable, "-c", program], cwd=copy.parent, capture_output=True, check=True)
+    machine = json.loads(result.stdout)
+    assert machine["commit"] == ""
+    assert machine["cpu"]
+    assert machine["cpus"] >= 1
+
+
+def test_this_checkout_names_its_commit() -> None:
+    root = Path(__file__).parents[2]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    if head.returncode:
+        pytest.skip("the tests were taken out of their git repository")
+    stated = str(describe_machine()["commit"]).removesuffix("-dirty")
+    assert stated
+    assert head.stdout.startswith(stated)
