@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from declip_runtime.errors import DeclipError
-from declip_runtime.scorer import Scorer
+from declip_runtime.scorer import Precision, Scorer
 from declip_training.data.biq2021 import read_splits
 from declip_training.evaluation.ladders import judge
 from declip_training.evaluation.metrics import by_subset, plcc
@@ -32,7 +32,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def evaluate_engine(engine: Path, sources: Sources, *, score: str, precision: str = "auto") -> dict[str, str]:
+def evaluate_engine(engine: Path, sources: Sources, *, score: str, precision: Precision = "auto") -> dict[str, str]:
     """One ledger row: SRCC by subset on Test without near-duplicates, their mean, pooled; ladders of unseen photos."""
     splits = read_splits(sources.biq2021)
     unique = splits.test_unique

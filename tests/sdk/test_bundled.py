@@ -1,0 +1,88 @@
+"""The bundled engine: what it promises, and golden scores at two tolerances."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from declip_runtime.engine_file import EngineFile, bundled_engine
+from declip_runtime.scorer import Scorer
+
+ROOT = Path(__file__).parents[2]
+PHOTOS = ROOT / "examples/photos"
+VECTORS = json.loads((ROOT / "tests/vectors/vectors.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def engine() -> EngineFile:
+    return EngineFile.open(bundled_engine())
+
+
+@pytest.fixture(scope="module")
+def exact() -> Scorer:
+    return Scorer(precision="fp32", decode="exact")
+
+
+def test_it_is_whole_small_and_says_what_it_may_be_used_for(engine: EngineFile) -> None:
+    engine.verify()
+    assert engine.path.stat().st_size <= 15_000_000
+    assert engine.manifest.license is not None
+    assert "research, benchmarking" in " ".join(engine.manifest.license.text.split())
+
+
+def test_it_offers_only_what_was_validated(engine: EngineFile) -> None:
+    assert engine.manifest.score_names == ("quality",)
+    (score,) = engine.manifest.scores
+    assert score.validated is not None
+    assert score.calibration is not None
+
+
+def test_the_ledger_knows_this_engine_and_the_bars_hold(engine: EngineFile) -> None:
+    with (ROOT / "benchmarks/results/biq2021_test.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["engine_id"] == engine.id[:16]]
+    assert rows, "the bundled engine was never judged: python -m declip_training.evaluation.biq2021"
+    assert float(rows[-1]["mean"]) >= 0.60
+    assert float(rows[-1]["ladder_mean"]) >= 0.95
+    assert float(rows[-1]["ladder_noise"]) >= 0.95
+
+
+def test_golden_scores_of_stored_pixels_are_tight(engine: EngineFile) -> None:
+    assert VECTORS["engine_id"] == engine.id
+    from declip_runtime.backends import choose
+
+    backend = choose(engine, "openvino", precision="fp32")
+    for vector in VECTORS["vectors"]:
+        pixels = np.load(ROOT / "tests/vectors" / vector["pixels"])
+        raw = backend.run(np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[-3:]))).scores
+        assert np.allclose(raw[0], vector["raw"], atol=1e-4), vector["image"]
+
+
+def test_golden_scores_of_decoded_photos_are_loose(exact: Scorer) -> None:
+    """Another JPEG decoder may differ by a few grey levels; the score must not."""
+    for vector in VECTORS["vectors"]:
+        score = exact.score(PHOTOS / Path(vector["image"]).name)[0]
+        assert score.quality == pytest.approx(vector["scores"]["quality"], abs=5e-3), vector["image"]
+
+
+def test_worse_copies_of_a_photo_score_lower(exact: Scorer) -> None:
+    def quality(name: str) -> float:
+        return float(exact.score(PHOTOS / name)[0].quality)
+
+    for worse, better in (
+        ("astronaut-noisy.jpg", "astronaut.jpg"),
+        ("coffee-blurred.jpg", "coffee.jpg"),
+        ("cat-underexposed.jpg", "cat.jpg"),
+        ("cat-compressed.jpg", "cat.jpg"),
+    ):
+        assert quality(worse) < quality(better), worse
+
+
+def test_bf16_and_fast_decoding_barely_move_a_score(exact: Scorer) -> None:
+    photos = [p for p in sorted(PHOTOS.glob("*.jpg")) if p.name != "broken.jpg"]
+    with Scorer() as fast:
+        drift = np.abs(fast.score(photos).quality - exact.score(photos).quality)
+    assert drift.mean() < 0.01
