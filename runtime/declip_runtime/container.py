@@ -24,6 +24,7 @@ FIRST = "weights.bin"
 _NAME = re.compile(r"(?:[a-z0-9_][a-z0-9_.-]*/)*[a-z0-9_][a-z0-9_.-]*\Z")
 _MAX_ENTRIES = 1024
 _SATURATED = 0xFFFFFFFF  # a 32-bit field with this value says: see the ZIP64 field
+_ZIP64_FROM = _SATURATED  # sizes and positions from here on are written that way
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -110,13 +111,12 @@ def finish(file: BinaryIO, members: Sequence[Member]) -> None:
 
 
 def _local_header(member: Member) -> bytes:
-    big = member.size >= _SATURATED
-    size = _SATURATED if big else member.size
-    zip64 = _zip64(member.size, member.size) if big else b""
+    zip64 = _zip64(member.size, member.size)
+    size = _narrow(member.size)
     extra_size = member.offset - member.start - _LOCAL.size - len(member.name)
     padding = extra_size - len(zip64) - _EXTRA_HEADER.size
     extra = zip64 + _EXTRA_HEADER.pack(_EXTRA_PADDING, padding) + bytes(padding)
-    needed = 45 if big else 20
+    needed = 45 if zip64 else 20
     head = _LOCAL.pack(b"PK\x03\x04", needed, 0, 0, 0, _DATE, member.crc, size, size, len(member.name), len(extra))
     return head + member.name.encode() + extra
 
@@ -125,20 +125,19 @@ def _directory(members: Sequence[Member]) -> bytes:
     parts = [_central_header(m) for m in members]
     start = members[-1].end
     size = sum(map(len, parts))
-    if start >= _SATURATED:
+    if start >= _ZIP64_FROM:
         end64 = _END64.pack(
             b"PK\x06\x06", _END64.size - 12, _UNIX | 45, 45, 0, 0, len(members), len(members), size, start
         )
         parts += [end64, _LOCATOR.pack(b"PK\x06\x07", 0, start + size, 1)]
-    parts.append(_END.pack(b"PK\x05\x06", 0, 0, len(members), len(members), size, min(start, _SATURATED), 0))
+    parts.append(_END.pack(b"PK\x05\x06", 0, 0, len(members), len(members), size, _narrow(start), 0))
     return b"".join(parts)
 
 
 def _central_header(member: Member) -> bytes:
-    wide = [n for n in (member.size, member.size, member.start) if n >= _SATURATED]
-    extra = _zip64(*wide) if wide else b""
-    needed = 45 if wide else 20
-    size, start = min(member.size, _SATURATED), min(member.start, _SATURATED)
+    extra = _zip64(member.size, member.size, member.start)
+    needed = 45 if extra else 20
+    size, start = _narrow(member.size), _narrow(member.start)
     head = _CENTRAL.pack(
         b"PK\x01\x02", _UNIX | needed, needed, 0, 0, 0, _DATE, member.crc, size, size,
         len(member.name), len(extra), 0, 0, 0, _REGULAR_FILE, start,
@@ -146,8 +145,14 @@ def _central_header(member: Member) -> bytes:
     return head + member.name.encode() + extra
 
 
+def _narrow(value: int) -> int:
+    return value if value < _ZIP64_FROM else _SATURATED
+
+
 def _zip64(*values: int) -> bytes:
-    return _EXTRA_HEADER.pack(_EXTRA_ZIP64, 8 * len(values)) + struct.pack(f"<{len(values)}Q", *values)
+    """The extra field with those of the values that do not fit into 32 bits; empty where all do."""
+    wide = [v for v in values if v >= _ZIP64_FROM]
+    return _EXTRA_HEADER.pack(_EXTRA_ZIP64, 8 * len(wide)) + struct.pack(f"<{len(wide)}Q", *wide) if wide else b""
 
 
 # --- reading

@@ -72,9 +72,17 @@ def _moved(tensor: bytes, location: str, base: int) -> bytes:
     external = _external_data(tensor)
     if not external:
         return tensor
-    moved = {**external, "location": location, "offset": str(_number(external.get("offset", "0")) + base)}
-    kept = b"".join(f.raw for f in _fields(tensor) if f.number != _EXTERNAL_DATA)
-    return kept + b"".join(_field(_EXTERNAL_DATA, _entry(key, value)) for key, value in moved.items())
+    offset = _number(external.get("offset", "0")) + base
+    left = {**external, "location": location, "offset": str(offset)}
+    parts = []
+    for field in _fields(tensor):
+        if field.number != _EXTERNAL_DATA:
+            parts.append(field.raw)
+            continue
+        key = _pair(field)[0]
+        if key in left:
+            parts.append(_entry(key, left.pop(key)))
+    return b"".join([*parts, *(_entry(key, value) for key, value in left.items())])
 
 
 def _external_tensor(tensor: bytes) -> ExternalTensor:
@@ -99,13 +107,17 @@ def _external_tensor(tensor: bytes) -> ExternalTensor:
 
 
 def _external_data(tensor: bytes) -> dict[str, str]:
-    entries = (_payload(f) for f in _fields(tensor) if f.number == _EXTERNAL_DATA)
-    pairs = ({f.number: _text(f) for f in _fields(e) if f.number in (_KEY, _VALUE)} for e in entries)
-    return {pair.get(_KEY, ""): pair.get(_VALUE, "") for pair in pairs}
+    return dict(_pair(f) for f in _fields(tensor) if f.number == _EXTERNAL_DATA)
+
+
+def _pair(entry: _Field) -> tuple[str, str]:
+    texts = {f.number: _text(f) for f in _fields(_payload(entry)) if f.number in (_KEY, _VALUE)}
+    return texts.get(_KEY, ""), texts.get(_VALUE, "")
 
 
 def _entry(key: str, value: str) -> bytes:
-    return _field(_KEY, key.encode()) + _field(_VALUE, value.encode("utf-8", "surrogateescape"))
+    pair = _field(_KEY, key.encode()) + _field(_VALUE, value.encode("utf-8", "surrogateescape"))
+    return _field(_EXTERNAL_DATA, pair)
 
 
 # --- the wire format
