@@ -106,16 +106,17 @@ class EngineFile:
         self.require_unchanged()
         return np.memmap(self.path, np.uint8, "r", member.offset, (member.size,))
 
-    def graph(self, name: str, location: str) -> bytes:
-        """The ONNX bytes of graph ``name``, referring to the weights in this very file under the name ``location``.
+    def graph(self, name: str, location: str, base: int | None = None) -> bytes:
+        """The ONNX bytes of graph ``name``, referring to the weights at ``location`` from offset ``base`` on.
 
-        Raises EngineCorruptError for a wrong hash and for a tensor that lies outside the weights.
+        ``base`` None is where the weights begin in this very file. Raises EngineCorruptError for a wrong hash and for
+        a tensor that lies outside the weights.
         """
         head, weights = self.read(self.manifest.graphs[name]), self._member(WEIGHTS)
         for tensor in onnx_head.tensors(head):
             if tensor.location != WEIGHTS or tensor.offset + tensor.length > weights.size:
                 raise EngineCorruptError(f"tensor {tensor.name!r} lies outside {WEIGHTS} in {self.path}.")
-        return onnx_head.relocate(head, location, weights.offset)
+        return onnx_head.relocate(head, location, weights.offset if base is None else base)
 
     def verify(self) -> None:
         """Check every hash, weights included. Raises EngineCorruptError naming the entry."""

@@ -96,7 +96,7 @@ def open_image(
 
 
 def shrunk_from(image: Image.Image) -> Shrunk:
-    """Return what ``open_image`` shrank ``image`` from; factor 1 where it did not, or where somebody resized it since."""
+    """Return what ``open_image`` shrank ``image`` from; factor 1 where it did not, or somebody resized it since."""
     note = image.info.get(_SHRUNK)
     if isinstance(note, Shrunk) and image.size == (-(-note.width // note.factor), -(-note.height // note.factor)):
         return note
@@ -145,7 +145,7 @@ def _open_file(path: Path, name: str) -> BinaryIO:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise ImageNotFoundError(f"{name} is a folder, not an image. Give the files in it.")
+            raise ImageNotFoundError(f"{name} is a folder. Give Path(...).glob('*.jpg'), or use `declip score`.")
         if not stat.S_ISREG(mode):
             raise ImageNotFoundError(f"{name} is a pipe, socket or device, not a file. Read it and give its bytes.")
         return path.open("rb")

@@ -19,6 +19,7 @@ from declip_runtime.quiet import import_openvino
 from .base import Backend, Output, Precision, graph_for
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
+_IN_MEMORY = "*/_ORT_MEM_ADDR_/*"  # as a tensor's location this says that its offset is an address
 _LARGE = 200_000_000  # bytes of weights above which a bigger batch no longer pays
 
 
@@ -106,8 +107,9 @@ class OpenVINOBackend(Backend):
 
     def _compile(self, core: Any, graph: str, config: dict[str, Any], cache: Cache | None) -> Any:
         """The compiled model, from the cache where it is there, and into it where it was not."""
-        # Read from memory with the weights' absolute path, so the graph is not written anywhere and weights are mapped.
-        model = core.read_model(self.engine.graph(graph, str(self.engine.path)))
+        # The weights by their address: OpenVINO reads no file outside the working directory, and ours are mapped.
+        self._weights = self.engine.map("weights.bin")
+        model = core.read_model(self.engine.graph(graph, _IN_MEMORY, self._weights.ctypes.data))
         if cache is None:
             return core.compile_model(model, "CPU", config)
         name = self._cache_name(core, graph, config["INFERENCE_PRECISION_HINT"])
@@ -142,7 +144,7 @@ class OpenVINOBackend(Backend):
 
     def _close_impl(self) -> None:
         self._idle.clear()
-        del self._compiled
+        del self._compiled, self._weights
 
 
 def _caching(folder: Path | None) -> dict[str, str]:

@@ -1,0 +1,129 @@
+"""``declip info``: what an engine is, what it scores, and what would run it here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from declip_runtime import backends
+from declip_runtime.engine_file import EngineFile, bundled_engine
+from declip_runtime.errors import BackendError
+from declip_runtime.manifest import ScoreSpec
+from declip_runtime.scorer import Scorer
+
+from .table import NOT_VALIDATED, PLAIN_WIDTH
+from .text import visible
+
+
+@click.command("info")
+@click.argument("engine", required=False)
+@click.option("--license", "license_", is_flag=True, help="Print the full licence of the weights.")
+@click.option("--format", "format_", type=click.Choice(("text", "json")), default="text", show_default=True)
+def command(engine: str | None, license_: bool, format_: str) -> None:
+    """Show what ENGINE scores, how each score was validated, and what runs it on this machine.
+
+    Without ENGINE: the bundled one.
+    """
+    file = EngineFile.open(engine or bundled_engine())
+    if license_:
+        licence = file.manifest.license
+        click.echo(f"{licence.name}\n\n{licence.text}" if licence else "the engine states no licence")
+    elif format_ == "json":
+        click.echo(json.dumps(_as_json(file), indent=2))
+    else:
+        _print(file)
+
+
+def _chosen(file: EngineFile) -> dict[str, str]:
+    """What ``Scorer`` would take: found by making one."""
+    try:
+        with Scorer(file.path) as scorer:
+            return {"backend": scorer.backend, "device": scorer.device, "precision": scorer.precision}
+    except BackendError as error:
+        return {"error": str(error)}
+
+
+def _as_json(file: EngineFile) -> dict[str, Any]:
+    return {
+        "file": str(file.path),
+        "bytes": file.path.stat().st_size,
+        "manifest": file.manifest.to_dict(),
+        "backends": backends.available(),
+        "chosen": _chosen(file),
+    }
+
+
+def _print(file: EngineFile) -> None:
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH, no_color=True)
+    manifest = file.manifest
+    console.print(Text(visible(manifest.name), style="bold"))
+    console.print(_facts(file))
+
+    console.print(Text("\nscores", style="bold"))
+    scores = _grid()
+    for spec in manifest.scores:
+        scores.add_row(Text(f"  {spec.name}"), Text(_meaning(spec)), _about(spec))
+    console.print(scores)
+
+    console.print(Text("\nbackends here", style="bold"))
+    available = _grid()
+    for name, reason in backends.available().items():
+        state = Text("ready", style="green") if reason is None else Text(visible(reason), style="dim")
+        available.add_row(Text(f"  {name}"), state)
+    console.print(available)
+    chosen = _chosen(file)
+    style, text = (
+        ("red", visible(" ".join(chosen["error"].split())))
+        if "error" in chosen
+        else ("bold", " · ".join(chosen.values()))
+    )
+    console.print(Text.assemble("\nchosen here: ", (text, style)))
+
+
+def _grid() -> Table:
+    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    grid.add_column(no_wrap=True)
+    return grid
+
+
+def _facts(file: EngineFile) -> Table:
+    manifest = file.manifest
+    licence = f"{manifest.license.name} (full text: --license)" if manifest.license else "not stated"
+    facts = {
+        "id": file.id,
+        "file": f"{file.path} ({file.path.stat().st_size / 1e6:.1f} MB)",
+        "input": f"{manifest.preprocess.size} x {manifest.preprocess.size}, {manifest.preprocess.interpolation}",
+        "graphs": f"{', '.join(manifest.graphs)}; weights stored as {manifest.weights_dtype}",
+        "embedding": f"{manifest.embedding_dim} values" + (", perceptual and semantic" * manifest.has_semantic),
+        "plans": ", ".join(f"{p.entry} ({p.device_name})" for p in manifest.plans),
+        "created": " by ".join(filter(None, (manifest.created, manifest.producer))),
+        "licence": licence,
+    }
+    grid = _grid()
+    for name, value in facts.items():
+        if value:
+            grid.add_row(Text(f"  {name}", style="dim"), Text(visible(value), overflow="fold"))
+    return grid
+
+
+def _meaning(spec: ScoreSpec) -> str:
+    return "higher is better" if spec.kind == "quality" else "higher is more"
+
+
+def _about(spec: ScoreSpec) -> Text:
+    """Validation, then description and prompts, a line each."""
+    v = spec.validated
+    if v is None:
+        lines = [(NOT_VALIDATED, "yellow")]
+    else:
+        note = f" ({v.note})" if v.note else ""
+        lines = [(f"SRCC {v.srcc:.3f} on {v.dataset}, {v.n:,} images{note}", "green")]
+    lines += [(spec.description, "")] if spec.description else []
+    lines += [(f"{positive} / {negative}", "dim") for positive, negative in spec.pairs]
+    return Text("\n").join(Text(visible(line), style=style) for line, style in lines)

@@ -1,0 +1,36 @@
+"""A progress bar on standard error, for people only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s", style="cyan")
+
+
+@contextmanager
+def progress_bar(total: int | None, *, shown: bool) -> Iterator[Callable[[], None]]:
+    """Show done, rate and remaining time (of ``total`` images; None is unknown) while the block runs, then vanish.
+
+    Yields the function to call after each image.
+
+    ``shown`` False, or a standard error that is no terminal, shows nothing.
+    """
+    if not (shown and sys.stderr.isatty()):
+        yield lambda: None
+        return
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,88 @@
+"""Scores for programs: JSON Lines, CSV, and one JSON document.
+
+Values are rounded to six digits, a failed image has null (CSV: nothing) instead of values and its reason in
+``error``. JSON is pure ASCII, so names with line breaks or undecodable bytes (as lone surrogates) survive; CSV is
+UTF-8 with such bytes passed through as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, Protocol
+
+from declip_runtime.scores import Score
+
+DIGITS = 6
+
+
+class Writer(Protocol):
+    """Takes scores one by one; ``finish`` completes the document."""
+
+    def write(self, score: Score) -> None:
+        """Add one image."""
+
+    def finish(self) -> None:
+        """Complete the document."""
+
+
+def _row(score: Score) -> dict[str, Any]:
+    return {k: round(v, DIGITS) if isinstance(v, float) else v for k, v in score.to_dict().items()}
+
+
+class JsonLines:
+    """One JSON object a line, flushed at once: a program on the other side of a pipe waits for it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, score: Score) -> None:
+        """Add one line."""
+        self._stream.write(json.dumps(_row(score)).encode("ascii") + b"\n")
+        self._stream.flush()
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
+class Json:
+    """One document: what scored (``about``), then ``images`` as a list of objects."""
+
+    def __init__(self, stream: BinaryIO, about: Mapping[str, Any]) -> None:
+        self._stream = stream
+        self._separator = b"\n"
+        head = json.dumps(about, indent=2)
+        self._stream.write(head[:-2].encode("ascii") + b',\n  "images": [')
+
+    def write(self, score: Score) -> None:
+        """Add one object."""
+        self._stream.write(self._separator + b"    " + json.dumps(_row(score)).encode("ascii"))
+        self._separator = b",\n"
+
+    def finish(self) -> None:
+        """Close the list and the document."""
+        self._stream.write(b"\n  ]\n}\n")
+        self._stream.flush()
+
+
+class Csv:
+    """A header and one record an image: ``image``, the scores, ``error``."""
+
+    def __init__(self, stream: BinaryIO, names: Sequence[str]) -> None:
+        self._stream = stream
+        self._put(["image", *names, "error"])
+
+    def write(self, score: Score) -> None:
+        """Add one record."""
+        self._put(["" if value is None else value for value in _row(score).values()])
+
+    def finish(self) -> None:
+        """Flush."""
+        self._stream.flush()
+
+    def _put(self, record: Sequence[object]) -> None:
+        line = io.StringIO(newline="")
+        csv.writer(line, lineterminator="\n").writerow(record)
+        self._stream.write(line.getvalue().encode("utf-8", "surrogateescape"))

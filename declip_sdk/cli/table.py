@@ -1,0 +1,167 @@
+"""The table that people read in a terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from declip_runtime.manifest import ScoreSpec
+from declip_runtime.scores import Score
+
+from .text import count, shorten, visible
+
+_BAR_CELLS = 10
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_NAME_MIN, _NAME_MAX = 16, 60
+_GAP = 2
+PLAIN_WIDTH = 250
+NOT_VALIDATED = "not validated"
+
+
+class TableWriter:
+    """Collects scores and draws them when all are there, in the order they came; failed ones go below."""
+
+    def __init__(self, stream: BinaryIO, specs: Sequence[ScoreSpec], lead: str) -> None:
+        self._stream = stream
+        self._specs = specs
+        self._lead = lead
+        self._scores: list[Score] = []
+
+    def write(self, score: Score) -> None:
+        """Add one image."""
+        self._scores.append(score)
+
+    def finish(self) -> None:
+        """Draw: as wide and colourful as the terminal, or plain and as wide as it takes for a file or pipe."""
+        text = io.TextIOWrapper(self._stream, encoding="utf-8", errors="backslashreplace", write_through=True)
+        if self._stream.isatty():
+            text.reconfigure(encoding=sys.stdout.encoding)
+            console = Console(file=text)
+        else:
+            console = Console(file=text, width=PLAIN_WIDTH, no_color=True)
+        console.print(score_table(self._scores, self._specs, self._lead, console))
+        text.detach()
+
+
+def score_table(scores: Sequence[Score], specs: Sequence[ScoreSpec], lead: str, console: Console) -> RenderableType:
+    """Scored images as given, ``lead`` with bars in front; failed ones below with their reasons.
+
+    Columns that do not fit the console's width are named in a line below instead of being squeezed.
+    """
+    folder = _common_folder([s.image for s in scores])
+    good = [s for s in scores if s.error is None]
+    failed = [s for s in scores if s.error is not None]
+    parts: list[RenderableType] = []
+    if good:
+        parts += _good(good, specs, lead, folder, console)
+    if failed:
+        parts += _failed(failed, folder, console.width)
+    return Group(*parts)
+
+
+def _good(
+    scores: Sequence[Score], specs: Sequence[ScoreSpec], lead: str, folder: str, console: Console
+) -> list[RenderableType]:
+    names = [visible(s.image[len(folder) :]) for s in scores]
+    name_width = min(max(map(cell_len, [*names, _heading(folder)])), _NAME_MAX)
+    ordered = sorted(specs, key=lambda spec: spec.name != lead)  # stable: the lead first, then the engine's order
+    shown, name_width = _fit(ordered, name_width, console.width - len(str(len(scores))) - _GAP)
+
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("", justify="right", style="dim")
+    table.add_column(shorten(_heading(folder), name_width), width=name_width, no_wrap=True)
+    for spec in shown:
+        table.add_column(_score_heading(spec), justify="left" if spec.name == lead else "right", no_wrap=True)
+    for place, (score, name) in enumerate(zip(scores, names, strict=True), start=1):
+        cells = [_cell(score[spec.name], spec, spec.name == lead, console.options.ascii_only) for spec in shown]
+        table.add_row(str(place), Text(shorten(name, name_width)), *cells)
+
+    parts: list[RenderableType] = [table]
+    if hidden := [spec.name for spec in ordered if spec not in shown]:
+        note = f"{count(len(hidden), 'more score')} in a wider terminal or with --format csv: {', '.join(hidden)}"
+        parts.append(Padding(Text(note, style="dim italic"), (1, 0, 0, 0)))
+    return parts
+
+
+def _fit(ordered: Sequence[ScoreSpec], name_width: int, width: int) -> tuple[list[ScoreSpec], int]:
+    """The scores whose columns fit, and what then remains for the name."""
+    widths = [_column_width(spec, i == 0) + _GAP for i, spec in enumerate(ordered)]
+    shown = len(ordered)
+    while shown > 1 and sum(widths[:shown]) + min(name_width, _NAME_MIN) + _GAP > width:
+        shown -= 1
+    room = width - sum(widths[:shown]) - _GAP
+    return list(ordered[:shown]), max(min(name_width, room), 1)
+
+
+def _column_width(spec: ScoreSpec, lead: bool) -> int:
+    heading = max(cell_len(line) for line in _score_heading(spec).plain.split("\n"))
+    return max(heading, len("0.00") + (1 + _BAR_CELLS if lead else 0))
+
+
+def _score_heading(spec: ScoreSpec) -> Text:
+    heading = Text(spec.name)
+    if spec.validated is None:
+        heading.append("\n" + NOT_VALIDATED.replace(" ", "\n"), style="not bold dim italic")
+    return heading
+
+
+def _cell(value: float, spec: ScoreSpec, lead: bool, ascii_only: bool) -> Text:
+    colour = _colour(value, spec)
+    cell = Text(f"{value:.2f}", style=colour)
+    if lead:
+        cell.append(" ").append(_bar(value, ascii_only), style=colour)
+    return cell
+
+
+def _bar(value: float, ascii_only: bool) -> str:
+    eighths = round(min(max(value, 0.0), 1.0) * _BAR_CELLS * 8)
+    if ascii_only:
+        return "#" * round(eighths / 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (_EIGHTHS[rest] if rest else "")
+
+
+def _colour(value: float, spec: ScoreSpec) -> str:
+    """Red to green where more is better; one neutral colour where more is only more."""
+    if spec.kind == "degree":
+        return "cyan"
+    red, green = min(1.0, 2.0 * (1.0 - value)), min(1.0, 2.0 * value)
+    return f"rgb({_channel(red)},{_channel(green)},{_channel(0.3)})"
+
+
+def _channel(share: float) -> int:
+    return math.floor(60 + 150 * min(max(share, 0.0), 1.0))
+
+
+def _failed(scores: Sequence[Score], folder: str, width: int) -> list[RenderableType]:
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_header=False)
+    names = [visible(s.image[len(folder) :]) for s in scores]
+    name_width = min(max(map(cell_len, names)), _NAME_MAX, max(width // 3, 1))
+    table.add_column(width=name_width, no_wrap=True)
+    table.add_column(style="red")
+    for score, name in zip(scores, names, strict=True):
+        table.add_row(Text(shorten(name, name_width)), Text(visible(str(score.error))))
+    return [Padding(Text(f"{len(scores)} failed", style="bold red"), (1, 0, 0, 0)), table]
+
+
+def _heading(folder: str) -> str:
+    return visible(folder) or "image"
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    """The folder, with its trailing separator, that all paths start with; empty where there is none."""
+    folders = {path[: path.rfind(os.sep) + 1] for path in paths}
+    shared = min(folders, key=len, default="")
+    while not all(folder.startswith(shared) for folder in folders):
+        shared = shared[: shared.rfind(os.sep, 0, -1) + 1]
+    return shared

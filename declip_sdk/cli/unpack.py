@@ -1,0 +1,24 @@
+"""``declip unpack``: an engine as a folder of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from declip_runtime.engine_file import EngineFile
+
+from .text import visible
+
+
+@click.command("unpack")
+@click.argument("engine")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to fill; default is the engine's name.")
+def command(engine: str, output: Path | None) -> None:
+    """Write ENGINE's graphs as ONNX files that trtexec, Triton and Netron read, its plans, and its manifest.
+
+    The graphs give raw scores: the calibration stands in manifest.json and is not part of them.
+    """
+    file = EngineFile.open(engine)
+    for path in file.unpack(output or Path(file.path.stem)):
+        click.echo(visible(str(path)))

@@ -1,0 +1,409 @@
+"""``Scorer``: an engine, ready to score photos. The only class that most users meet; it knows no vendor."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from . import backends
+from .backends.base import Backend
+from .cache import Cache
+from .calibration import calibrate
+from .cpu import available_cpus
+from .engine_file import EngineFile, bundled_engine
+from .errors import ScorerStateError, UsageError
+from .images import DEFAULT_MAX_PIXELS, Channels, Source, describe, open_image, sources
+from .loader import Loader, Prepared
+from .manifest import Manifest
+from .preprocess import prepare
+from .scores import Score, Scores
+
+OnError = Literal["raise", "record"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Decode = Literal["fast", "exact"]
+Images = Source | Iterable[Source]
+"""One image or many; an array [N, H, W, 3] is many."""
+
+# The process in which a backend first started its threads. They do not exist in a process forked from it.
+_started_in: int | None = None
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What a scorer was asked for; enough to make the same one in another process."""
+
+    engine: str | None
+    backend: str
+    device: str | None
+    precision: Precision
+    batch_size: int | None
+    threads: int | None
+    decode: Decode
+    views: int
+    channels: Channels
+    max_pixels: int
+    cache_dir: str | None
+
+    def __post_init__(self) -> None:
+        _require_one_of("precision", self.precision, get_args(Precision))
+        _require_one_of("decode", self.decode, get_args(Decode))
+        _require_one_of("channels", self.channels, get_args(Channels))
+        _require_positive("views", self.views)
+        _require_positive("max_pixels", self.max_pixels)
+        if self.batch_size is not None:
+            _require_positive("batch_size", self.batch_size)
+        if self.threads is not None:
+            _require_positive("threads", self.threads)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An engine and the backend that runs it, alive in process ``pid`` only."""
+
+    engine: EngineFile
+    backend: Backend
+    pid: int
+
+
+class Scorer:
+    """Scores photos with one engine on one backend.
+
+    Args:
+        engine: path of an engine file; None is the bundled one.
+        backend: "auto" takes the best that is installed; a name never falls back to another.
+        device: the backend's name of a device; None is its default.
+        precision: arithmetic of the model. "auto" takes the fastest that keeps the scores (``precision`` tells which),
+            "fp32" gives equal scores on every machine.
+        batch_size: images (more exactly: views) that go through the model at once; None asks the backend.
+        threads: CPU budget, at least 1; None is every CPU this process may use (affinity and container limits count).
+            The model computes with so many threads, and so many threads decode: where the model is fast nearly all
+            time goes to decoding, where it is slow the decoders wait for it, so that either may use the whole budget.
+        decode: "fast" decodes a JPEG at a reduced scale that is still at least twice the model's input; "exact" always
+            decodes every pixel, and is what ``views`` above 1 do anyway.
+        views: 1 is the tower's own resize and centre crop; n adds n-1 crops at native resolution. The mean of the raw
+            scores is calibrated; an embedding is the renormalised mean.
+        channels: order of the last axis of arrays, "rgb" or "bgr" (OpenCV).
+        max_pixels: an image with more fails before it is decoded.
+        cache_dir: where compiled models are kept; None is the user's cache folder.
+
+    Everything is loaded and checked here, so a scorer that was made works. It may be used from many threads at once,
+    and pickled: the copy loads the engine again when first used. After ``fork`` it raises ScorerStateError.
+
+    Raises UsageError for an argument that cannot work, EngineError for the engine file, BackendError where the backend,
+    the device or the precision is not to be had.
+    """
+
+    def __init__(
+        self,
+        engine: str | os.PathLike[str] | None = None,
+        *,
+        backend: str = "auto",
+        device: str | None = None,
+        precision: Precision = "auto",
+        batch_size: int | None = None,
+        threads: int | None = None,
+        decode: Decode = "fast",
+        views: int = 1,
+        channels: Channels = "rgb",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._prepare_state(
+            _Options(
+                # absolute, because a copy may be unpickled in another working directory
+                engine=None if engine is None else os.path.abspath(_path("engine", engine)),  # noqa: PTH100
+                backend=backend,
+                device=device,
+                precision=precision,
+                batch_size=batch_size,
+                threads=threads,
+                decode=decode,
+                views=views,
+                channels=channels,
+                max_pixels=max_pixels,
+                cache_dir=None if cache_dir is None else os.path.abspath(_path("cache_dir", cache_dir)),  # noqa: PTH100
+            )
+        )
+        self._ready()
+
+    def _prepare_state(self, options: _Options) -> None:
+        self._options = options
+        self._lock = threading.Lock()
+        self._loaded: _Loaded | None = None
+        self._closed = False
+
+    # --- scoring
+
+    def score(self, images: Images, *, on_error: OnError = "raise", embeddings: bool = False) -> Scores:
+        """Score one image or many and return all results together.
+
+        Args:
+            images: a path, encoded bytes, binary file object, PIL image, uint8 array [H, W, 3], an array
+                [N, H, W, 3], or an iterable of these. One image gives Scores of length 1: ``scores[0].quality``.
+            on_error: "raise" raises the first image's error; "record" gives that image NaN and keeps its error.
+            embeddings: keep the perceptual embeddings, ``scores.embeddings`` float32 [N, D].
+
+        Raises ImageError or InvalidArrayError under "raise", UsageError, ScorerStateError, BackendExecutionError.
+        """
+        _require_one_of("on_error", on_error, get_args(OnError))
+        loaded = self._ready()
+        scores = self._stream(loaded, sources(images), on_error, embeddings, may_wait=False)
+        return Scores(loaded.engine.manifest.score_names, list(scores))
+
+    def stream(
+        self, images: Images, *, on_error: OnError = "record", embeddings: bool = False
+    ) -> Generator[Score, None, None]:
+        """Score images as they come and yield a Score for each, in order, with bounded memory.
+
+        Takes the same arguments as ``score``; ``images`` may be endless. It is read ahead, in a thread of its own:
+        where it waits (a queue, a pipe), what it gave is answered without waiting for more. Closing the returned
+        generator, or dropping it, ends the background threads.
+        """
+        _require_one_of("on_error", on_error, get_args(OnError))
+        loaded, many = self._ready(), sources(images)
+        # A collection is all there; only something else can keep us waiting for its next image.
+        return self._stream(loaded, many, on_error, embeddings, may_wait=not isinstance(many, Sized))
+
+    def warmup(self) -> None:
+        """Run the model once on black images, so that the first real ones do not wait for its one-time work."""
+        loaded = self._ready()
+        size = loaded.engine.manifest.preprocess.size
+        for batch in sorted({1, self._batch_size(loaded)}):
+            loaded.backend.run(np.zeros((batch, size, size, 3), np.uint8))
+
+    def _stream(
+        self, loaded: _Loaded, images: Iterable[Source], on_error: OnError, embeddings: bool, *, may_wait: bool
+    ) -> Generator[Score, None, None]:
+        manifest = loaded.engine.manifest
+        names = manifest.score_names
+        for batch in self._batches(loaded, images, may_wait):
+            values, vectors = self._run(loaded, [p.pixels for p in batch if p.pixels is not None])
+            rows = iter(range(len(values)))
+            for item in batch:
+                if item.error is None:
+                    row = next(rows)
+                    numbers, vector = tuple(values[row].tolist()), vectors[row]
+                elif on_error == "raise":
+                    raise item.error
+                else:
+                    numbers, vector = (math.nan,) * len(names), np.full(manifest.embedding_dim, np.nan, np.float32)
+                name = _image_name(item.source)
+                yield Score(item.index, name, names, numbers, item.error, vector if embeddings else None)
+
+    def _batches(self, loaded: _Loaded, images: Iterable[Source], may_wait: bool) -> Iterator[list[Prepared]]:
+        """Prepared images in batches: full ones, and where ``images`` may wait whatever is there when no more is.
+
+        Waiting for a full batch as long as images are on their way keeps the model efficient; not waiting when none is
+        lets a program on the other side of a pipe send its next path only after it has read the answer.
+        """
+        size = self._images_at_once(loaded)
+        read = taken = 0
+
+        def counted() -> Iterator[Source]:
+            nonlocal read
+            for image in images:
+                read += 1
+                yield image
+
+        load = Loader(self._preparer(loaded), threads=self._threads, ahead=2 * size + self._threads)
+        batch: list[Prepared] = []
+        with closing(load(counted())) as prepared:
+            for item in prepared:
+                batch.append(item)
+                taken += 1
+                if len(batch) == size or (may_wait and taken == read):
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _run(
+        self, loaded: _Loaded, pictures: list[npt.NDArray[np.uint8]]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Calibrated scores [n, K] and embeddings [n, D] of n pictures, each uint8 [views, S, S, 3]."""
+        manifest, views = loaded.engine.manifest, self._options.views
+        if not pictures:
+            return np.empty((0, len(manifest.scores)), np.float32), np.empty((0, manifest.embedding_dim), np.float32)
+        output = loaded.backend.run(np.concatenate(pictures))
+        raw = output.scores.reshape(len(pictures), views, -1).mean(axis=1)
+        vectors = output.perceptual.reshape(len(pictures), views, -1).mean(axis=1)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return calibrate(manifest.scores, raw), vectors
+
+    def _preparer(self, loaded: _Loaded) -> Callable[[Source], npt.NDArray[np.uint8]]:
+        options, spec = self._options, loaded.engine.manifest.preprocess
+        fast = options.decode == "fast" and options.views == 1  # native-resolution crops need every pixel
+        minimum_side = 2 * spec.size if fast else None
+
+        def prepared(source: Source) -> npt.NDArray[np.uint8]:
+            image = open_image(
+                source, minimum_side=minimum_side, max_pixels=options.max_pixels, channels=options.channels
+            )
+            return prepare(image, spec, options.views)
+
+        return prepared
+
+    # --- state
+
+    def _ready(self) -> _Loaded:
+        """The loaded engine, loading it where this is an unpickled copy.
+
+        Raises ScorerStateError after ``close`` and in a forked process.
+        """
+        if self._closed:
+            raise ScorerStateError("this scorer is closed. Make a new Scorer.")
+        loaded = self._loaded
+        if loaded is None:
+            with self._lock:
+                loaded = self._loaded = self._loaded or _load(self._options)
+        _refuse_fork(loaded.pid)
+        return loaded
+
+    def close(self) -> None:
+        """Free the model. May be called twice; every later use raises ScorerStateError."""
+        self._closed = True
+        loaded = self._loaded
+        if loaded is not None and loaded.pid == os.getpid():  # after fork it is the parent's
+            loaded.backend.close()
+
+    def __enter__(self) -> Scorer:
+        self._ready()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._closed:
+            raise ScorerStateError("a closed scorer cannot be pickled. Make a new Scorer.")
+        return asdict(self._options)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._prepare_state(_Options(**state))
+
+    # --- what it is
+
+    @property
+    def engine(self) -> EngineFile:
+        """The engine file."""
+        return self._ready().engine
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the engine says of itself."""
+        return self.engine.manifest
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the scores, in the engine's order."""
+        return self.manifest.score_names
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs the model, as ``backend=`` takes it."""
+        return self._ready().backend.name
+
+    @property
+    def device(self) -> str:
+        """The device that the model runs on."""
+        return self._ready().backend.device
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic that was chosen: "fp32", "bf16", "fp16" or "int8"."""
+        return self._ready().backend.precision
+
+    @property
+    def batch_size(self) -> int:
+        """Views that go through the model at once."""
+        return self._batch_size(self._ready())
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """Everything that decides a score, JSON-ready: what a stored score must be keyed with to stay comparable."""
+        return {
+            "engine": self.engine.id,
+            "backend": self.backend,
+            "precision": self.precision,
+            "decode": self._options.decode,
+            "views": self._options.views,
+            "preprocessing": self.manifest.preprocess.version,
+        }
+
+    def __repr__(self) -> str:
+        loaded = self._loaded
+        if self._closed:
+            return "Scorer(closed)"
+        if loaded is None:
+            return f"Scorer(engine={self._options.engine!r}, not loaded yet)"
+        engine, backend = loaded.engine, loaded.backend
+        return (
+            f"Scorer(engine={engine.manifest.name!r} ({engine.id[:8]}), backend={backend.name!r}, "
+            f"device={backend.device!r}, precision={backend.precision!r})"
+        )
+
+    def _batch_size(self, loaded: _Loaded) -> int:
+        return self._options.batch_size or loaded.backend.preferred_batch
+
+    def _images_at_once(self, loaded: _Loaded) -> int:
+        return max(1, self._batch_size(loaded) // self._options.views)
+
+    @property
+    def _threads(self) -> int:
+        return self._options.threads or available_cpus()
+
+
+def _load(options: _Options) -> _Loaded:
+    global _started_in
+    _refuse_fork(_started_in)
+    engine = EngineFile.open(options.engine or bundled_engine())
+    backend = backends.choose(
+        engine,
+        options.backend,
+        device=options.device,
+        precision=options.precision,
+        threads=options.threads,
+        cache=Cache(options.cache_dir),
+    )
+    _started_in = os.getpid()
+    return _Loaded(engine, backend, _started_in)
+
+
+def _refuse_fork(pid: int | None) -> None:
+    if pid is not None and pid != os.getpid():
+        raise ScorerStateError(
+            f"a backend was started in process {pid}, of which this one is a fork without the backend's threads. Start"
+            " worker processes with multiprocessing.get_context('spawn') or 'forkserver', or make the first Scorer"
+            " after the fork."
+        )
+
+
+def _image_name(source: Source) -> str:
+    return os.fsdecode(source) if isinstance(source, str | os.PathLike) else describe(source)
+
+
+def _path(argument: str, value: str | os.PathLike[str]) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(f"{argument} must be a path, not {type(value).__name__}.")
+    return os.fsdecode(value)
+
+
+def _require_one_of(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{argument}={value!r} is unknown. Use one of: {', '.join(allowed)}.")
+
+
+def _require_positive(argument: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{argument}={value!r} cannot work. Give a whole number of at least 1.")
