@@ -26,7 +26,7 @@ def import_openvino() -> ModuleType:
     """
     with _lock:
         if "openvino" in sys.modules:
-            return sys.modules["openvino"]
+            return importlib.import_module("openvino")
         missing = object()
         before = sys.modules.get("openvino_telemetry", missing)
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # makes its import an ImportError

@@ -133,7 +133,8 @@ class OpenVINOBackend(Backend):
         except IndexError:
             request = self._compiled.create_infer_request()
         try:
-            request.set_tensor("images", self._openvino.Tensor(images, shared_memory=True))
+            writable = np.require(images, requirements="W")  # OpenVINO shares no other memory
+            request.set_tensor("images", self._openvino.Tensor(writable, shared_memory=True))
             request.infer()
             names = ("scores", "perceptual", "semantic")[: 2 + self.engine.manifest.has_semantic]
             output = Output(*(np.array(request.get_tensor(name).data) for name in names))

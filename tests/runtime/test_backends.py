@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from declip_runtime import backends
+from declip_runtime.backends.base import Backend
+from declip_runtime.cache import Cache
+from declip_runtime.engine_file import EngineFile
+from declip_runtime.engine_writer import write_engine
+from declip_runtime.errors import (
+    BackendExecutionError,
+    BackendUnavailableError,
+    CacheWarning,
+    EngineCorruptError,
+    InvalidArrayError,
+    PrecisionError,
+    ScorerStateError,
+    UsageError,
+)
+from declip_runtime.quiet import import_openvino
+
+from . import tiny_engine
+from .tiny_engine import MANIFEST, NAMES, SIZE, WIDTH, Weights, expected, pictures
+
+REAL = [name for name in backends.AUTO if backends.available()[name] is None]
+"""The backends that are installed here; at least one is, since the package depends on it."""
+
+needs_openvino = pytest.mark.skipif("openvino" not in REAL, reason="OpenVINO is not installed")
+needs_onnxruntime = pytest.mark.skipif("onnxruntime" not in REAL, reason="ONNX Runtime is not installed")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> EngineFile:
+    """In a place with a name that is hard on file APIs."""
+    folder = tmp_path_factory.mktemp("ein Ort für 写真")
+    return tiny_engine.write(folder / "tiny engine é.engine", int8=True, semantic=True)
+
+
+@pytest.fixture(scope="module", params=REAL)
+def backend(request: pytest.FixtureRequest, engine: EngineFile) -> Backend:
+    return backends.choose(engine, request.param, precision="fp32", threads=2)
+
+
+# --- what is computed
+
+
+@pytest.mark.parametrize("count", [1, 2, 33])
+def test_fp32_is_exact(backend: Backend, count: int) -> None:
+    images = pictures(count, seed=count)
+    output = backend.run(images)
+    scores, perceptual = expected(images, Weights.random())
+    assert output.scores.shape == (count, len(NAMES))
+    assert output.perceptual.shape == (count, WIDTH)
+    assert output.scores.dtype == output.perceptual.dtype == np.float32
+    np.testing.assert_allclose(output.scores, scores, atol=2e-6)
+    np.testing.assert_allclose(output.perceptual, perceptual, atol=2e-6)
+    assert output.semantic is not None
+    np.testing.assert_array_equal(output.semantic, -output.perceptual)
+
+
+def test_any_memory_layout_is_taken(backend: Backend) -> None:
+    images = pictures(6)
+    want = backend.run(images).scores
+    np.testing.assert_array_equal(backend.run(np.asfortranarray(images)).scores, want)
+    np.testing.assert_array_equal(backend.run(images[::2]).scores, want[::2])
+    mirrored = np.ascontiguousarray(images[:, :, ::-1])
+    np.testing.assert_array_equal(backend.run(mirrored[:, :, ::-1]).scores, want)
+    frozen = images.copy()
+    frozen.flags.writeable = False
+    np.testing.assert_array_equal(backend.run(frozen).scores, want)
+    odd = np.frombuffer(b"x" + images.tobytes(), np.uint8)[1:].reshape(images.shape)
+    np.testing.assert_array_equal(backend.run(odd).scores, want)
+
+
+def test_results_belong_to_the_caller(backend: Backend) -> None:
+    first = backend.run(pictures(3, seed=1))
+    kept = first.scores.copy(), first.perceptual.copy()
+    second = backend.run(pictures(3, seed=2))
+    np.testing.assert_array_equal(first.scores, kept[0])
+    np.testing.assert_array_equal(first.perceptual, kept[1])
+    second.scores[:] = 7.0
+    second.perceptual[:] = 7.0
+    np.testing.assert_array_equal(backend.run(pictures(3, seed=1)).scores, kept[0])
+
+
+def test_many_threads_at_once(backend: Backend) -> None:
+    batches = [pictures(1 + seed % 5, seed=seed) for seed in range(40)]
+    want = [backend.run(batch).scores for batch in batches]
+    barrier = threading.Barrier(4)
+
+    def work(start: int) -> list[np.ndarray]:  # type: ignore[type-arg]
+        barrier.wait()
+        return [backend.run(batch).scores for batch in batches[start::4]]
+
+    with ThreadPoolExecutor(4) as pool:
+        for start, results in enumerate(pool.map(work, range(4))):
+            for got, expect in zip(results, want[start::4], strict=True):
+                np.testing.assert_allclose(got, expect, atol=1e-6)
+
+
+def test_no_images(backend: Backend) -> None:
+    output = backend.run(pictures(0))
+    assert (output.scores.shape, output.perceptual.shape) == ((0, len(NAMES)), (0, WIDTH))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((1, SIZE, SIZE, 3), np.float32), r"uint8 \[B, 16, 16, 3\], not float32 \[1, 16, 16, 3\]"),
+        (np.zeros((SIZE, SIZE, 3), np.uint8), r"not uint8 \[16, 16, 3\]"),
+        (np.zeros((1, SIZE, SIZE, 4), np.uint8), r"not uint8 \[1, 16, 16, 4\]"),
+        (np.zeros((1, 3, SIZE, SIZE), np.uint8), r"not uint8 \[1, 3, 16, 16\]"),
+        ([[1]], "not list"),
+    ],
+)
+def test_wrong_arrays_name_what_was_given_and_wanted(backend: Backend, images: object, message: str) -> None:
+    with pytest.raises(InvalidArrayError, match=message):
+        backend.run(images)  # type: ignore[arg-type]
+
+
+# --- precision, device, names
+
+
+def test_the_backends_agree(engine: EngineFile) -> None:
+    images = pictures(8)
+    scores = [backends.choose(engine, name, precision="fp32").run(images).scores for name in REAL]
+    for other in scores[1:]:
+        np.testing.assert_allclose(other, scores[0], atol=1e-6)
+
+
+@needs_openvino
+def test_openvino_takes_bf16_only_where_the_cpu_has_it_and_says_so(engine: EngineFile) -> None:
+    native = import_openvino().Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string() == "bf16"
+    auto = backends.choose(engine, "openvino")
+    assert auto.precision == ("bf16" if native else "fp32")
+    assert auto.description.endswith(f", CPU, {auto.precision}")
+    images = pictures(8)
+    exact, _ = expected(images, Weights.random())
+    error = np.abs(auto.run(images).scores - exact).max()
+    if native:
+        assert 1e-5 < error < 2e-2  # zero would mean that it is fp32 under a wrong name
+    else:
+        assert error < 1e-5
+        with pytest.raises(PrecisionError, match="no bf16 instructions"):
+            backends.choose(engine, "openvino", precision="bf16")
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_int8_uses_the_int8_graph(engine: EngineFile, name: str) -> None:
+    backend = backends.choose(engine, name, precision="int8")
+    assert backend.precision == "int8"
+    images = pictures(8)
+    exact, _ = expected(images, Weights.random())
+    coarse, _ = expected((np.round(images / 255 * 63) / 63 * 255).astype(np.float64), Weights.random())  # type: ignore[arg-type]
+    got = backend.run(images).scores
+    assert np.abs(got - coarse).max() < np.abs(exact - coarse).max()
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_int8_without_an_int8_graph_lists_what_there_is(tmp_path: Path, name: str) -> None:
+    engine = tiny_engine.write(tmp_path / "x.engine")
+    with pytest.raises(PrecisionError, match="carries no int8 graph; it has fp32"):
+        backends.choose(engine, name, precision="int8")
+
+
+@pytest.mark.parametrize("name", [*REAL, "fake"])
+def test_fp16_is_refused_on_a_cpu(engine: EngineFile, name: str) -> None:
+    with pytest.raises(PrecisionError, match="fp16"):
+        backends.choose(engine, name, precision="fp16")
+
+
+@needs_onnxruntime
+def test_onnxruntime_has_no_bf16(engine: EngineFile) -> None:
+    assert backends.choose(engine, "onnxruntime").precision == "fp32"
+    with pytest.raises(PrecisionError, match="bf16"):
+        backends.choose(engine, "onnxruntime", precision="bf16")
+
+
+@needs_onnxruntime
+def test_onnxruntime_does_not_fall_back_from_cuda(engine: EngineFile) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(BackendUnavailableError, match="no CUDAExecutionProvider"):
+        backends.choose(engine, "onnxruntime", device="cuda")
+
+
+@pytest.mark.parametrize("name", [*REAL, "fake"])
+def test_unknown_devices_are_refused(engine: EngineFile, name: str) -> None:
+    with pytest.raises(BackendUnavailableError, match="toaster"):
+        backends.choose(engine, name, device="toaster")
+
+
+def test_auto_takes_the_fastest_and_passes_reasons_on(engine: EngineFile) -> None:
+    assert backends.choose(engine).name == REAL[0]
+    with pytest.raises(BackendUnavailableError, match="toaster") as caught:
+        backends.choose(engine, device="toaster")
+    assert all(word in str(caught.value) for word in ("OpenVINO", "ONNX Runtime"))
+
+
+def test_unknown_names_and_arguments(engine: EngineFile) -> None:
+    with pytest.raises(BackendUnavailableError, match="Use one of: auto, openvino, onnxruntime, fake"):
+        backends.choose(engine, "tensorflow")
+    with pytest.raises(UsageError, match="precision='fp8' is unknown"):
+        backends.choose(engine, "fake", precision="fp8")
+    with pytest.raises(UsageError, match="threads=0"):
+        backends.choose(engine, "fake", threads=0)
+
+
+def test_a_library_that_is_missing_is_a_reason_with_a_fix(engine: EngineFile) -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['openvino'] = sys.modules['onnxruntime'] = None\n"
+        "from declip_runtime import backends\n"
+        "from declip_runtime.engine_file import EngineFile\n"
+        "from declip_runtime.errors import BackendUnavailableError\n"
+        "print(backends.available())\n"
+        "for name in ('auto', 'openvino', 'onnxruntime'):\n"
+        "    try: backends.choose(EngineFile.open(sys.argv[1]), name)\n"
+        "    except BackendUnavailableError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(engine.path)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "'fake': None" in lines[0]
+    assert "pip install openvino" in lines[1]
+    assert "declip-sdk[onnxruntime]" in lines[1]
+    assert "pip install openvino" in lines[2]
+    assert "declip-sdk[onnxruntime]" in lines[3]
+
+
+# --- failures end in the backend
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_graph_that_does_not_compile(tmp_path: Path, name: str) -> None:
+    head = tiny_engine.graph().replace(b"Sigmoid", b"Sigmund")
+    weights = Weights.random().to_bytes()
+    engine = write_engine(tmp_path / "x.engine", MANIFEST, {"graphs/fp32.onnx": head, "weights.bin": weights})
+    with pytest.raises(BackendExecutionError, match=r"cannot compile|cannot load") as caught:
+        backends.choose(engine, name)
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_graph_that_does_not_fit_its_manifest(tmp_path: Path, name: str) -> None:
+    wrong = tiny_engine.write(tmp_path / "x.engine", manifest=replace(MANIFEST, scores=MANIFEST.scores[:2]))
+    with pytest.raises(BackendExecutionError, match="the manifest says"):
+        backends.choose(wrong, name).run(pictures(1))
+    wrong = tiny_engine.write(
+        tmp_path / "y.engine", manifest=replace(MANIFEST, preprocess=replace(MANIFEST.preprocess, size=32))
+    )
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    with pytest.raises(BackendExecutionError):
+        backends.choose(wrong, name).run(images)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_an_engine_replaced_while_loading(tmp_path: Path, name: str) -> None:
+    engine = tiny_engine.write(tmp_path / "x.engine")
+    tiny_engine.write(tmp_path / "x.engine", seed=1)
+    with pytest.raises(EngineCorruptError, match="replaced"):
+        backends.choose(engine, name)
+
+
+@pytest.mark.parametrize("name", [*REAL, "fake"])
+def test_closed(engine: EngineFile, name: str) -> None:
+    backend = backends.choose(engine, name)
+    backend.close()
+    backend.close()
+    with pytest.raises(ScorerStateError, match="closed"):
+        backend.run(pictures(1))
+
+
+# --- the cache
+
+
+@needs_openvino
+def test_the_second_start_comes_from_the_cache(engine: EngineFile, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    images = pictures(4)
+    first = backends.choose(engine, "openvino", precision="fp32", cache=cache)
+    (entry,) = cache.list()
+    assert entry.name.startswith(engine.id[:12])
+    second = backends.choose(engine, "openvino", precision="fp32", cache=cache)
+    assert second._compiled.get_property("LOADED_FROM_CACHE") is True  # type: ignore[attr-defined]
+    assert cache.list()[0].size == entry.size
+    np.testing.assert_array_equal(second.run(images).scores, first.run(images).scores)
+
+
+@needs_openvino
+def test_other_weights_and_precisions_never_share_an_entry(tmp_path: Path) -> None:
+    """The graphs are the same and so are the paths: only the identity of the engine tells them apart."""
+    cache, images = Cache(tmp_path / "cache"), pictures(4)
+    for seed in (0, 1):
+        engine = tiny_engine.write(tmp_path / "x.engine", seed=seed, int8=True)
+        for precision in ("fp32", "int8"):
+            backends.choose(engine, "openvino", precision=precision, cache=cache)
+        got = backends.choose(engine, "openvino", precision="fp32", cache=cache).run(images)
+        np.testing.assert_allclose(got.scores, expected(images, Weights.random(seed))[0], atol=2e-6)
+    assert len(cache.list()) == 4
+
+
+@needs_openvino
+def test_a_moved_engine_finds_its_entry(engine: EngineFile, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    backends.choose(engine, "openvino", cache=cache)
+    (tmp_path / "moved.engine").write_bytes(engine.path.read_bytes())
+    moved = backends.choose(EngineFile.open(tmp_path / "moved.engine"), "openvino", cache=cache)
+    assert moved._compiled.get_property("LOADED_FROM_CACHE") is True  # type: ignore[attr-defined]
+    assert len(cache.list()) == 1
+
+
+@needs_openvino
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_damaged_entry_is_compiled_anew(engine: EngineFile, tmp_path: Path, share: float) -> None:
+    cache = Cache(tmp_path)
+    backends.choose(engine, "openvino", precision="fp32", cache=cache)
+    (blob,) = (p for p in tmp_path.rglob("*") if p.is_file())
+    content = blob.read_bytes()
+    blob.chmod(0o600)
+    blob.write_bytes(content[: int(len(content) * share)])
+    images = pictures(4)
+    again = backends.choose(engine, "openvino", precision="fp32", cache=cache)
+    np.testing.assert_allclose(again.run(images).scores, expected(images, Weights.random())[0], atol=2e-6)
+
+
+@needs_openvino
+def test_an_unwritable_cache_is_a_warning(engine: EngineFile, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.warns(CacheWarning):
+        backend = backends.choose(engine, "openvino", cache=Cache(tmp_path / "file" / "cache"))
+    assert len(backend.run(pictures(1)).scores) == 1
+
+
+# --- the fake
+
+
+def test_the_fake_needs_no_model_and_tells_images_apart(tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "x.engine", MANIFEST, {"graphs/fp32.onnx": b"no graph", "weights.bin": b""})
+    fake = backends.choose(engine, "fake")
+    assert "fake" in fake.description
+    images = pictures(9)
+    images[1] //= 2
+    output = fake.run(images)
+    assert output.scores.shape == (9, len(NAMES))
+    assert ((output.scores > 0) & (output.scores < 1)).all()
+    assert len(np.unique(output.scores, axis=0)) == 9
+    assert len(np.unique(output.scores[0])) == len(NAMES)
+    np.testing.assert_allclose(np.linalg.norm(output.perceptual, axis=1), 1.0, rtol=1e-6)
+    one_by_one = np.concatenate([fake.run(image[None]).scores for image in images])
+    np.testing.assert_array_equal(one_by_one, output.scores)
+    assert np.isfinite(fake.run(np.zeros((1, SIZE, SIZE, 3), np.uint8)).perceptual).all()
+
+
+def test_the_fake_gives_the_same_everywhere(tmp_path: Path) -> None:
+    fake = backends.choose(tiny_engine.write(tmp_path / "x.engine"), "fake")
+    ramp = np.arange(SIZE * SIZE * 3, dtype=np.uint32).reshape(1, SIZE, SIZE, 3) % 251
+    np.testing.assert_allclose(fake.run(ramp.astype(np.uint8)).scores, [[0.928733, 0.974726, 0.596210]], atol=1e-5)
