@@ -21,6 +21,8 @@ _PLAIN_MODES = frozenset({"L", "LA", "RGB", "RGBA", "CMYK", "LAB"})
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 # sRGB profiles of different makers differ by up to this much of 255; nobody sees it.
 _SRGB_TOLERANCE = 2
+# LittleCMS's cmsFLAGS_BLACKPOINTCOMPENSATION, which Pillow before 10.3 has no name for.
+_BLACK_POINT_COMPENSATION = 0x2000
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
@@ -80,7 +82,7 @@ def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform |
             mode,
             "RGB",
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            _BLACK_POINT_COMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError):
         return _transform(None, mode) if profile and mode == "LAB" else None
