@@ -1,0 +1,93 @@
+"""How fast the model alone is, in one run against everything that a user might run instead.
+
+    python benchmarks/model_only.py [--seconds 5] [--batch 1 --batch 64] [--model ViT-B-32]
+
+Torch and the plain exports get normalised float32 images, ours gets uint8 pixels and normalises them itself. The GEMM
+ceiling is the time of all matrix products with weights in the network as open_clip wrote it, in bf16, nothing between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import peers
+import torch
+from common import Bar, Others, interleaved, save
+
+from declip_runtime.backends.base import Backend
+from declip_runtime.benchmark import Row, model_workload
+from declip_runtime.cpu import available_cpus
+
+VIT = "ViT-B-32"
+TORCH, TORCH_BF16 = "torch fp32 eager", "torch bf16 autocast"
+PLAIN_ORT, PLAIN_OV = "plain export, ONNX Runtime", "plain export, OpenVINO"
+CEILING, OURS = "GEMM ceiling, bf16", "ours, openvino"
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", help=f"default: {VIT} and {peers.NANO}")
+    parser.add_argument("--batch", type=int, action="append", help=f"default: {BATCHES}")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each peer and batch size")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(available_cpus())
+    others = Others()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.model or (VIT, peers.NANO):
+            model = peers.load_model(name, Path(folder), int8=True)
+            backends = peers.our_backends(model)
+            plain = peers.plain_export(model, Path(folder) / f"{name}.onnx")
+            exports = {PLAIN_ORT: peers.plain_onnxruntime(plain), PLAIN_OV: peers.plain_openvino(plain)}
+            for batch in options.batch or BATCHES:
+                rows += measure(model, backends, exports, batch, options.seconds, options.rounds)
+    save("model_only", "Model only: images a second", rows, bars(rows), others)
+
+
+def measure(
+    model: peers.Model, backends: list[Backend], exports: dict[str, peers.Peer], batch: int, seconds: float, rounds: int
+) -> list[Row]:
+    """All peers at one batch size."""
+    size = model.preprocess.size
+    images = peers.normalized(
+        np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8), model.preprocess
+    )
+    work = {
+        TORCH: peers.torch_peer(model, images),
+        TORCH_BF16: peers.torch_peer(model, images, bf16=True),
+        **{name: export(images) for name, export in exports.items()},
+        **{f"ours, {b.name} {b.precision}": model_workload(b, size, batch) for b in backends},
+        CEILING: peers.gemm_ceiling(model, images),
+    }
+    timings = interleaved(work, seconds=seconds, rounds=rounds)
+    rows = [{"model": model.name, "batch": batch, "peer": name, **t.columns(batch)} for name, t in timings.items()]
+    for row in rows:
+        row["x torch fp32"] = round(float(row["images/s"]) / float(rows[0]["images/s"]), 2)
+    print(f"{model.name}, batch {batch}: ", {row["peer"]: row["images/s"] for row in rows}, flush=True)
+    return rows
+
+
+def bars(rows: list[Row]) -> list[Bar]:
+    """The promises, each on the best batch size of either side."""
+
+    def best(model: str, *names: str) -> float:
+        rates = [float(r["images/s"]) for r in rows if r["model"] == model and str(r["peer"]) in names]
+        return max(rates, default=float("nan"))
+
+    vit = [best(VIT, name) for name in (f"{OURS} bf16", TORCH, PLAIN_OV, CEILING)]
+    return [
+        Bar(f"{VIT}, ours in bf16 / torch fp32 eager", 5, vit[0] / vit[1]),
+        Bar(f"{VIT}, ours in bf16 / plain export on OpenVINO", 1.2, vit[0] / vit[2]),
+        Bar(f"{VIT}, ours in bf16 / GEMM ceiling", 0.6, vit[0] / vit[3]),
+        Bar(f"{peers.NANO}, images/s", 300, best(peers.NANO, f"{OURS} bf16", f"{OURS} fp32", f"{OURS} int8")),
+    ]
+
+
+if __name__ == "__main__":
+    main()
