@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import click
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +20,7 @@ from declip_runtime.machine import describe_machine
 from .options import engine_option
 from .output import open_output
 from .paths import find_images
-from .table import PLAIN_WIDTH
+from .screen import draw
 from .text import count, visible
 
 BATCHES = (1, 4, 16, 64)
@@ -61,7 +61,8 @@ def command(
     if files:
         measured = chain(measured, file_rows(file, files, seconds=seconds, threads=threads))
     rows = list(_announced(measured))
-    _print(rows, machine)
+    page = _page(rows, machine)
+    draw(sys.stdout.buffer, lambda _: page)
     if output is not None:
         with open_output(output) as stream:
             stream.write(_WRITERS[output.suffix.lower()]([{**row, **machine} for row in rows]).encode())
@@ -76,8 +77,7 @@ def _announced(rows: Iterator[Row]) -> Iterator[Row]:
             yield row
 
 
-def _print(rows: Sequence[Row], machine: Row) -> None:
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH, no_color=True)
+def _page(rows: Sequence[Row], machine: Row) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in rows[0]:
         table.add_column(name, justify="left" if name in _TEXT_COLUMNS else "right")
@@ -85,7 +85,5 @@ def _print(rows: Sequence[Row], machine: Row) -> None:
     for row in rows:
         cells = (f"{v:,}" if isinstance(v, int | float) else visible(v) for v in row.values())
         table.add_row(*map(Text, cells), style="bold" if row["images/s"] == best else None)
-    console.print(table)
-    for name, value in machine.items():
-        if value != "":
-            console.print(Text.assemble((f"{name}: ", "dim"), visible(str(value))))
+    facts = [Text.assemble((f"{n}: ", "dim"), visible(str(value))) for n, value in machine.items() if value != ""]
+    return Group(table, *facts)

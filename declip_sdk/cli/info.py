@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +17,8 @@ from declip_runtime.errors import BackendError
 from declip_runtime.manifest import ScoreSpec
 from declip_runtime.scorer import Scorer
 
-from .table import NOT_VALIDATED, PLAIN_WIDTH
+from .screen import draw
+from .table import NOT_VALIDATED
 from .text import visible
 
 
@@ -37,7 +38,8 @@ def command(engine: str | None, license_: bool, format_: str) -> None:
     elif format_ == "json":
         click.echo(json.dumps(_as_json(file), indent=2))
     else:
-        _print(file)
+        page = _page(file)
+        draw(sys.stdout.buffer, lambda _: page)
 
 
 def _chosen(file: EngineFile) -> dict[str, str]:
@@ -59,31 +61,26 @@ def _as_json(file: EngineFile) -> dict[str, Any]:
     }
 
 
-def _print(file: EngineFile) -> None:
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH, no_color=True)
-    manifest = file.manifest
-    console.print(Text(visible(manifest.name), style="bold"))
-    console.print(_facts(file))
-
-    console.print(Text("\nscores", style="bold"))
+def _page(file: EngineFile) -> RenderableType:
     scores = _grid()
-    for spec in manifest.scores:
+    for spec in file.manifest.scores:
         scores.add_row(Text(f"  {spec.name}"), Text(_meaning(spec)), _about(spec))
-    console.print(scores)
-
-    console.print(Text("\nbackends here", style="bold"))
     available = _grid()
     for name, reason in backends.available().items():
         state = Text("ready", style="green") if reason is None else Text(visible(reason), style="dim")
         available.add_row(Text(f"  {name}"), state)
-    console.print(available)
     chosen = _chosen(file)
-    style, text = (
-        ("red", visible(" ".join(chosen["error"].split())))
-        if "error" in chosen
-        else ("bold", " · ".join(chosen.values()))
+    failed = chosen.get("error")
+    choice = (visible(" ".join(failed.split())), "red") if failed else (" · ".join(chosen.values()), "bold")
+    return Group(
+        Text(visible(file.manifest.name), style="bold"),
+        _facts(file),
+        Text("\nscores", style="bold"),
+        scores,
+        Text("\nbackends here", style="bold"),
+        available,
+        Text.assemble("\nchosen here: ", choice),
     )
-    console.print(Text.assemble("\nchosen here: ", (text, style)))
 
 
 def _grid() -> Table:

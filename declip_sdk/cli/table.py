@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
-import sys
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -18,13 +16,13 @@ from rich.text import Text
 from declip_runtime.manifest import ScoreSpec
 from declip_runtime.scores import Score
 
+from .screen import draw
 from .text import count, shorten, visible
 
 _BAR_CELLS = 10
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _NAME_MIN, _NAME_MAX = 16, 60
 _GAP = 2
-PLAIN_WIDTH = 250
 NOT_VALIDATED = "not validated"
 
 
@@ -42,15 +40,8 @@ class TableWriter:
         self._scores.append(score)
 
     def finish(self) -> None:
-        """Draw: as wide and colourful as the terminal, or plain and as wide as it takes for a file or pipe."""
-        text = io.TextIOWrapper(self._stream, encoding="utf-8", errors="backslashreplace", write_through=True)
-        if self._stream.isatty():
-            text.reconfigure(encoding=sys.stdout.encoding)
-            console = Console(file=text)
-        else:
-            console = Console(file=text, width=PLAIN_WIDTH, no_color=True)
-        console.print(score_table(self._scores, self._specs, self._lead, console))
-        text.detach()
+        """Draw."""
+        draw(self._stream, lambda console: score_table(self._scores, self._specs, self._lead, console))
 
 
 def score_table(scores: Sequence[Score], specs: Sequence[ScoreSpec], lead: str, console: Console) -> RenderableType:
@@ -79,9 +70,10 @@ def _good(
 
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("", justify="right", style="dim")
-    table.add_column(shorten(_heading(folder), name_width), width=name_width, no_wrap=True)
+    table.add_column(Text(shorten(_heading(folder), name_width)), width=name_width, no_wrap=True)
     for spec in shown:
-        table.add_column(_score_heading(spec), justify="left" if spec.name == lead else "right", no_wrap=True)
+        leads = spec.name == lead
+        table.add_column(_score_heading(spec, leads), justify="left" if leads else "right", no_wrap=True)
     for place, (score, name) in enumerate(zip(scores, names, strict=True), start=1):
         cells = [_cell(score[spec.name], spec, spec.name == lead, console.options.ascii_only) for spec in shown]
         table.add_row(str(place), Text(shorten(name, name_width)), *cells)
@@ -104,14 +96,14 @@ def _fit(ordered: Sequence[ScoreSpec], name_width: int, width: int) -> tuple[lis
 
 
 def _column_width(spec: ScoreSpec, lead: bool) -> int:
-    heading = max(cell_len(line) for line in _score_heading(spec).plain.split("\n"))
+    heading = max(cell_len(line) for line in _score_heading(spec, lead).plain.split("\n"))
     return max(heading, len("0.00") + (1 + _BAR_CELLS if lead else 0))
 
 
-def _score_heading(spec: ScoreSpec) -> Text:
+def _score_heading(spec: ScoreSpec, lead: bool) -> Text:
     heading = Text(spec.name)
-    if spec.validated is None:
-        heading.append("\n" + NOT_VALIDATED.replace(" ", "\n"), style="not bold dim italic")
+    if spec.validated is None:  # the lead's column is wide enough for one line
+        heading.append("\n" + (NOT_VALIDATED if lead else NOT_VALIDATED.replace(" ", "\n")), "not bold dim italic")
     return heading
 
 
