@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -29,7 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one verb and return the exit code; errors become one line on standard error."""
+    """Run one verb and return the exit code; errors and warnings become one line each on standard error."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _say(str(message))
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         # Not declip.main(): that would end a broken pipe with exit code 1, which means failed images here.
         with declip.make_context("declip", list(arguments) or ["--help"]) as context:
@@ -57,5 +64,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"declip: {visible(' '.join(message.split()))}", err=True)
+    _say(message)
     return code
+
+
+def _say(message: str) -> None:
+    click.echo(f"declip: {visible(' '.join(message.split()))}", err=True)

@@ -1,4 +1,4 @@
-"""A progress bar on standard error, for people only."""
+"""What is going on, on standard error, for people only."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s", style="cyan")
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Show that an engine is being loaded; a large one is compiled for a minute before it is in the cache."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True).status("loading the engine"):
+        yield
 
 
 @contextmanager

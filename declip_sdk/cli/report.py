@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import click
+from rich.console import Console
+from rich.text import Text
 
 from declip_runtime.scorer import Scorer
 from declip_runtime.scores import Score
@@ -59,9 +61,10 @@ class Report:
         how = f"{scorer.manifest.name} on {scorer.backend} {scorer.device} {scorer.precision}"
         parts = [f"{count(self._done, 'image')} in {self.seconds:.1f} s, {self._done / self.seconds:,.0f}/s", how]
         parts += [f"written to {visible(str(output))}"] if output else []
-        click.echo(
-            (click.style(wrong, fg="red") + "\n" if wrong else "") + click.style(" · ".join(parts), dim=True), err=True
-        )
+        console = Console(stderr=True)
+        if wrong:
+            console.print(Text(wrong, style="red"))
+        console.print(Text(" · ".join(parts), style="dim"))
 
     def _what_went_wrong(self) -> str:
         if self.interrupted:

@@ -19,7 +19,7 @@ from declip_runtime.scores import Score
 from .options import backend_options, engine_option
 from .output import FORMATS, choose_format, open_output
 from .paths import IMAGE_SUFFIXES, find_images, read_paths
-from .progress import progress_bar
+from .progress import loading, progress_bar
 from .report import Report
 from .rows import Csv, Json, JsonLines, Writer
 from .table import TableWriter
@@ -69,17 +69,18 @@ def command(
     Exit codes: 0 all scored, 1 some failed, 2 wrong use, 130 interrupted (what was done is written).
     """
     chosen = choose_format(format_, output)
-    scorer = Scorer(
-        engine,
-        backend=backend,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        threads=threads,
-        decode="exact" if exact else "fast",
-        views=views,
-        max_pixels=max_pixels,
-    )
+    with loading():
+        scorer = Scorer(
+            engine,
+            backend=backend,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            threads=threads,
+            decode="exact" if exact else "fast",
+            views=views,
+            max_pixels=max_pixels,
+        )
     lead = _lead(scorer, sort)
     keep = _filter(minimums, scorer.names)
     report = Report()

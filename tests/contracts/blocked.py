@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,8 +25,11 @@ exec(compile(sys.argv.pop(1), "<program>", "exec"))
 
 
 def run_without(libraries: Iterable[str], program: str, *arguments: str | Path) -> str:
-    """Run the program with those libraries unimportable; return what it prints, fail with what it complains."""
+    """Run the program with those libraries unimportable, in another working directory than the project's.
+
+    Returns what it prints, fails with what it complains.
+    """
     command = [sys.executable, "-c", _BLOCKER, ",".join(libraries), program, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=tempfile.gettempdir(), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -346,15 +346,14 @@ def test_a_missing_engine_and_an_unknown_backend_fail_when_the_scorer_is_made(tm
         Scorer(TINY, backend="opnvino")
 
 
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_the_engine_may_lie_anywhere(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vendors guard against external weights outside of what they take for the model's folder."""
+def test_the_engine_may_lie_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO refuses to read weights from a file outside the working directory."""
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     engine = Path(shutil.copy(TINY, tmp_path / "there"))
     monkeypatch.chdir(tmp_path / "here")
     for path in (engine, f"../there/{engine.name}"):
-        with Scorer(path, backend=backend, cache_dir=tmp_path) as scorer:
+        with Scorer(path, backend="openvino", cache_dir=tmp_path) as scorer:
             assert scorer.score(picture(0))[0].error is None
 
 

@@ -356,3 +356,13 @@ def test_standard_input_that_is_not_there_is_named(photos: Path) -> None:
     assert result.returncode == 2
     assert b"standard input" in result.stderr
     assert b"Traceback" not in result.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(photos: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(photos / "file"))
+    assert run(["score", "--engine", str(TINY), "--backend", "openvino", str(photos / "a.jpg")]) == 0
+    captured = capfd.readouterr()
+    assert len(rows(captured.out)) == 1
+    assert captured.err.startswith("declip: compiled models cannot be kept")
+    assert captured.err.count("\n") == 1
