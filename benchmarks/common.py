@@ -20,17 +20,21 @@ PACKAGES = ("torch", "open_clip_torch", "timm", "onnx")
 _PAUSE = 0.1
 
 
-def interleaved(peers: Mapping[str, Workload], *, seconds: float, rounds: int = 5) -> dict[str, Timing]:
+def interleaved(
+    peers: Mapping[str, Workload], *, seconds: float, rounds: int, lead_in: bool = True
+) -> dict[str, Timing]:
     """Time peers that take turns, so that whatever slows a shared machine down for a while slows all of them.
 
-    Each peer gets about ``seconds`` altogether and at least one call a round; its Timing has one value a round. Every
-    turn begins with a call that does not count, because the peer before has left its data in the caches.
+    Each peer gets about ``seconds`` altogether and at least one call a round; its Timing has one value a round. With
+    ``lead_in`` every turn begins with a call that does not count, because the peer before has left its data in the
+    caches; calls of many seconds do not need it.
     """
     times: dict[str, list[float]] = {name: [] for name in peers}
     for _ in range(rounds):
         for name, work in peers.items():
             time.sleep(_PAUSE)
-            work()
+            if lead_in:
+                work()
             calls, start = 0, time.perf_counter()
             while not calls or time.perf_counter() - start < seconds / rounds:
                 work()

@@ -1,6 +1,6 @@
 """From JPEG files of 12 to 24 megapixels to scores, against the loop that one writes first and against decoding alone.
 
-    python benchmarks/from_files.py [--photos FOLDER] [--files 24] [--seconds 60]
+    python benchmarks/from_files.py [--photos FOLDER] [--files 24] [--rounds 3]
 
 The naive loop decodes with Pillow, transforms with open_clip and runs torch in FP32, one file at a time. Decoding alone
 uses as many threads as ours, with the same scaled decoding ("fast") or without ("exact"), and does nothing with the
@@ -28,7 +28,7 @@ from declip_runtime.scorer import Scorer
 
 VIT = "ViT-B-32"
 NAIVE = "naive loop"
-REPEATS = 5
+REPEATS = 4
 
 
 def main() -> None:
@@ -36,8 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="folder of photos to enlarge; default: scikit-image's samples")
     parser.add_argument("--files", type=int, default=24)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each peer")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="passes of each peer over the files")
     parser.add_argument("--model", action="append", help=f"default: {peers.NANO} and {VIT}")
     options = parser.parse_args()
     torch.set_num_threads(available_cpus())
@@ -49,14 +48,14 @@ def main() -> None:
         print(len(files), "files,", describe(files), flush=True)
         for name in options.model or (peers.NANO, VIT):
             model = peers.load_model(name, Path(folder))
-            measured = measure(model, files, options.seconds, options.rounds)
+            measured = measure(model, files, options.rounds)
             drift = drift_of(model, files)
             rows += [{**row, "files": describe(files), **drift} for row in measured]
             bars += bars_of(name, measured, drift)
     save("from_files", "From files of 12 to 24 megapixels: images a second", rows, bars, others)
 
 
-def measure(model: peers.Model, files: list[str], seconds: float, rounds: int) -> list[Row]:
+def measure(model: peers.Model, files: list[str], rounds: int) -> list[Row]:
     """All peers with one model."""
     size, many = model.preprocess.size, files * REPEATS
     with Scorer(model.engine.path) as fast, Scorer(model.engine.path, decode="exact") as exact:
@@ -68,7 +67,11 @@ def measure(model: peers.Model, files: list[str], seconds: float, rounds: int) -
             "ours, exact": (many, lambda: exact.score(many)),
         }
         print(model.name, fast, "batch", fast.batch_size, flush=True)
-        timings = interleaved({name: run for name, (_, run) in work.items()}, seconds=seconds, rounds=rounds)
+        fast.warmup()
+        exact.warmup()
+        naive(model, files[:1])
+        runs = {name: run for name, (_, run) in work.items()}
+        timings = interleaved(runs, seconds=0, rounds=rounds, lead_in=False)
     rows: list[Row] = [
         {"model": model.name, "peer": name, **timing.columns(len(work[name][0]))} for name, timing in timings.items()
     ]

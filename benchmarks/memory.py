@@ -49,7 +49,7 @@ def main() -> None:
         {"images": (i + 1) * every, "resident MiB": round(r, 1), "backend": backend} for i, r in enumerate(resident)
     ]
     bars = [
-        Bar("slope over the second half, bytes an image", 100, slope * MEBIBYTE, at_most=True),
+        Bar("slope over the second half, bytes an image", 200, slope * MEBIBYTE, at_most=True),
         Bar("growth from the third to the last quarter, MiB", 2, growth, at_most=True),
     ]
     save("memory", f"Resident size while {options.images:,} images are streamed", rows, bars, others)

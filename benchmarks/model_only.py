@@ -1,6 +1,6 @@
 """How fast the model alone is, in one run against everything that a user might run instead.
 
-    python benchmarks/model_only.py [--seconds 5] [--batch 1 --batch 64] [--model ViT-B-32]
+    python benchmarks/model_only.py [--seconds 3] [--batch 1 --batch 64] [--model ViT-B-32]
 
 Torch and the plain exports get normalised float32 images, ours gets uint8 pixels and normalises them itself. The GEMM
 ceiling is the time of all matrix products with weights in the network as open_clip wrote it, in bf16, nothing between.
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", help=f"default: {VIT} and {peers.NANO}")
     parser.add_argument("--batch", type=int, action="append", help=f"default: {BATCHES}")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each peer and batch size")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each peer and batch size")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(available_cpus())

@@ -16,7 +16,7 @@ from PIL import Image
 
 SIZES = ((4000, 3000), (4896, 3264), (6000, 4000))
 QUALITY = 92
-GRAIN = 3.0
+GRAIN = 4.0
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -33,7 +33,7 @@ def make_jpegs(folder: Path, count: int, source: Path | None) -> list[str]:
     """Write ``count`` different JPEGs of 12, 16 and 24 megapixels and return their paths.
 
     Enlarged photos alone compress too well, which flatters decoding: grain of the strength of a camera at moderate
-    sensitivity brings them to the 2 to 3 bits a pixel of a camera's own files.
+    sensitivity brings them to about 2 bits a pixel, the low end of a camera's own files.
     """
     rng = np.random.default_rng(0)
     paths = []
