@@ -20,7 +20,7 @@ from .cache import Cache
 from .calibration import calibrate
 from .cpu import available_cpus
 from .engine_file import EngineFile, bundled_engine
-from .errors import ScorerStateError, UsageError
+from .errors import BackendExecutionError, ScorerStateError, UsageError
 from .images import DEFAULT_MAX_PIXELS, Channels, Source, describe, open_image, sources
 from .loader import Loader, Prepared
 from .manifest import Manifest
@@ -234,6 +234,10 @@ class Scorer:
         if not pictures:
             return np.empty((0, len(manifest.scores)), np.float32), np.empty((0, manifest.embedding_dim), np.float32)
         output = loaded.backend.run(np.concatenate(pictures))
+        if not np.isfinite(output.scores).all():  # NaN is how a failed image is told from the others
+            raise BackendExecutionError(
+                f"{loaded.backend.description} gave a score that is not a number. Use precision='fp32'."
+            )
         raw = output.scores.reshape(len(pictures), views, -1).mean(axis=1)
         vectors = output.perceptual.reshape(len(pictures), views, -1).mean(axis=1)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -20,7 +20,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from declip_runtime.backends import REGISTRY
+from declip_runtime.backends.base import Output
+from declip_runtime.backends.fake import FakeBackend
 from declip_runtime.errors import (
+    BackendExecutionError,
     BackendUnavailableError,
     EngineNotFoundError,
     ImageDecodeError,
@@ -196,6 +200,21 @@ def test_an_error_of_the_iterable_itself_comes_out(scorer: Scorer) -> None:
         next(results)
     with pytest.raises(LookupError, match="catalogue"):
         scorer.score(sources())
+
+
+class Overflowing(FakeBackend):
+    """A backend whose arithmetic is not up to the model."""
+
+    def _run_impl(self, images: Any) -> Output:
+        output = super()._run_impl(images)
+        output.scores[-1, 0] = np.nan
+        return output
+
+
+def test_a_model_that_gives_nan_is_an_error_and_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTRY, "overflowing", f"{__name__}:Overflowing")
+    with Scorer(TINY, backend="overflowing") as scorer, pytest.raises(BackendExecutionError, match="fp32"):
+        scorer.score([picture(0), picture(1)], on_error="record")
 
 
 # --- views and embeddings
