@@ -16,14 +16,14 @@ _BY_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jso
 
 
 def choose_format(requested: str | None, output: Path | None) -> str:
-    """The format asked for, else the one of the file's extension, else a table for people and JSON Lines for a pipe.
+    """The format asked for, else the one of the file's extension, else a table for people and CSV for a pipe.
 
     Raises UsageError for an extension that says nothing.
     """
     if requested is not None:
         return requested
     if output is None:
-        return "table" if sys.stdout.isatty() else "jsonl"
+        return "table" if sys.stdout.isatty() else "csv"
     try:
         return _BY_SUFFIX[output.suffix.lower()]
     except KeyError:

@@ -68,7 +68,7 @@ class Json:
 
 
 class Csv:
-    """A header and one record an image: ``image``, the scores, ``error``."""
+    """A header and one record an image, flushed at once: ``image``, the scores, ``error``."""
 
     def __init__(self, stream: BinaryIO, names: Sequence[str]) -> None:
         self._stream = stream
@@ -77,10 +77,10 @@ class Csv:
     def write(self, score: Score) -> None:
         """Add one record."""
         self._put(["" if value is None else value for value in _row(score).values()])
+        self._stream.flush()
 
     def finish(self) -> None:
-        """Flush."""
-        self._stream.flush()
+        """Nothing is left to do."""
 
     def _put(self, record: Sequence[object]) -> None:
         line = io.StringIO(newline="")

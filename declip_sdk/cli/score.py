@@ -30,7 +30,7 @@ from .table import TableWriter
 @click.option("--recursive", "-r", is_flag=True, help="Enter the subfolders of folders.")
 @engine_option
 @click.option("--views", type=click.IntRange(1), default=1, metavar="N", help="1 + N-1 crops at native resolution.")
-@click.option("--format", "format_", type=click.Choice(FORMATS), help="Default: table in a terminal, jsonl in a pipe.")
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="Default: table in a terminal, csv in a pipe.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a file; its extension picks the format.")
 @click.option("--sort", metavar="NAME", help="Highest of this score first (table: the first quality score).")
 @click.option("--min", "minimums", metavar="NAME=0.4", multiple=True, help="Keep images that reach it; repeatable.")

@@ -19,6 +19,7 @@ from declip_sdk.cli import run
 from .command import FAKE, TINY, in_terminal, start
 from .conftest import save_picture
 
+JSONL = [*FAKE, "--format", "jsonl"]
 GOOD = ["a.jpg", "b.PNG", "c.webp"]
 posix = pytest.mark.skipif(os.name != "posix", reason="file names of bytes, signals and terminals of POSIX")
 
@@ -35,15 +36,15 @@ def names(text: bytes | str) -> list[str]:
 
 
 def test_a_folder_is_walked_and_its_subfolders_on_request(photos: Path, capfdbinary: Any) -> None:
-    assert run(["score", *FAKE, str(photos)]) == 1  # one is broken
+    assert run(["score", *JSONL, str(photos)]) == 1  # one is broken
     assert names(capfdbinary.readouterr().out) == ["a.jpg", "b.PNG", "broken.jpg", "c.webp"]
-    assert run(["score", *FAKE, "-r", str(photos)]) == 1
+    assert run(["score", *JSONL, "-r", str(photos)]) == 1
     assert names(capfdbinary.readouterr().out) == ["a.jpg", "b.PNG", "broken.jpg", "c.webp", "d.jpg"]
 
 
 def test_a_named_file_is_tried_whatever_it_is_called(photos: Path, capfdbinary: Any) -> None:
     picture = (photos / "a.jpg").rename(photos / "a.dat")
-    assert run(["score", *FAKE, str(picture), str(photos / ".hidden.jpg")]) == 0
+    assert run(["score", *JSONL, str(picture), str(photos / ".hidden.jpg")]) == 0
     assert names(capfdbinary.readouterr().out) == ["a.dat", ".hidden.jpg"]
 
 
@@ -65,7 +66,7 @@ def test_a_folder_without_images_is_wrong_use(tmp_path: Path, capfdbinary: Any) 
 
 def test_the_scores_are_those_of_the_library(photos: Path, capfdbinary: Any) -> None:
     paths = [str(photos / name) for name in GOOD]
-    assert run(["score", *FAKE, *paths]) == 0
+    assert run(["score", *JSONL, *paths]) == 0
     with Scorer(TINY, backend="fake") as scorer:
         expected = scorer.score(paths)
     for row, score in zip(rows(capfdbinary.readouterr().out), expected, strict=True):
@@ -131,13 +132,19 @@ def test_any_file_name_survives_in_every_format(tmp_path: Path, capfdbinary: Any
         assert sum(shown in line for line in table.splitlines()) == 1
 
 
+def test_a_pipe_gets_csv(photos: Path, capfd: Any) -> None:
+    assert run(["score", *FAKE, str(photos)]) == 1
+    records = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
+    assert [Path(r["image"]).name for r in records] == ["a.jpg", "b.PNG", "broken.jpg", "c.webp"]
+
+
 def test_machine_formats_keep_the_order_and_sort_on_request(photos: Path, capfdbinary: Any) -> None:
     with Scorer(TINY, backend="fake") as scorer:
         name = scorer.names[-1]
         scores = scorer.score([photos / n for n in GOOD])
     best_first = [Path(s.image).name for s in sorted(scores, key=lambda s: -s[name])]
     assert best_first != GOOD
-    assert run(["score", *FAKE, "--sort", name, str(photos)]) == 1
+    assert run(["score", *JSONL, "--sort", name, str(photos)]) == 1
     assert names(capfdbinary.readouterr().out) == [*best_first, "broken.jpg"]
 
 
@@ -148,7 +155,7 @@ def test_min_keeps_what_reaches_it_and_what_failed(photos: Path, capfdbinary: An
     bound = float(sorted(scores[last])[1]) - 1e-6
     kept = [Path(s.image).name for s in scores if s[last] >= bound]
     assert len(kept) == 2
-    assert run(["score", *FAKE, "--min", f"{last}={bound}", "--min", f"{first}=0", str(photos)]) == 1
+    assert run(["score", *JSONL, "--min", f"{last}={bound}", "--min", f"{first}=0", str(photos)]) == 1
     assert sorted(names(capfdbinary.readouterr().out)) == sorted([*kept, "broken.jpg"])
 
 
@@ -244,7 +251,7 @@ def test_each_path_on_standard_input_is_answered_at_once(photos: Path, option: l
 @posix
 def test_a_path_may_arrive_in_pieces_and_hold_a_newline(tmp_path: Path) -> None:
     path = os.fsencode(save_picture(tmp_path / "new.png", 1).rename(tmp_path / "new\nline.png"))
-    process = start("score", *FAKE, "-0", "-")
+    process = start("score", *JSONL, "-0", "-")
     assert process.stdin
     process.stdin.write(path[:5])
     process.stdin.flush()
@@ -363,6 +370,6 @@ def test_a_cache_that_cannot_be_written_is_one_line(photos: Path, capfd: Any, mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(photos / "file"))
     assert run(["score", "--engine", str(TINY), "--backend", "openvino", str(photos / "a.jpg")]) == 0
     captured = capfd.readouterr()
-    assert len(rows(captured.out)) == 1
+    assert len(captured.out.splitlines()) == 2
     assert captured.err.startswith("declip: compiled models cannot be kept")
     assert captured.err.count("\n") == 1

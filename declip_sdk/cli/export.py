@@ -1,0 +1,161 @@
+"""``declip export``: an engine from an open_clip tower."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from declip_runtime.errors import ExportError
+
+from .text import visible
+
+if TYPE_CHECKING:
+    from declip_training.model.checkpoint import ProjectorCheckpoint
+
+_EXTRA = "Making engines needs torch and open_clip. Run: pip install 'declip-sdk[export]'"
+
+
+@click.command("export")
+@click.option("--tower", required=True, metavar="NAME", help="open_clip model, as ViT-B-32, or a model .json file.")
+@click.option("--pretrained", required=True, metavar="TAG|FILE", help="open_clip tag, a checkpoint file, or random.")
+@click.option("--projector", type=click.Path(path_type=Path), help="Trained projectors; without: zero-shot CLIP.")
+@click.option("--prompts", type=click.Path(path_type=Path), help="Scores and their words; TOML.")
+@click.option("--weights", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option("--int8", type=click.Path(path_type=Path), metavar="FOLDER", help="Add INT8, calibrated with photos.")
+@click.option("--semantic", is_flag=True, help="Let the engine give the semantic embedding too.")
+@click.option("--name", help="Name of the engine; default is the output's.")
+@click.option("--no-parity", is_flag=True, help="Skip comparing the engine with torch.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The engine file to write.")
+def command(
+    tower: str,
+    pretrained: str,
+    projector: Path | None,
+    prompts: Path | None,
+    weights: str,
+    int8: Path | None,
+    semantic: bool,
+    name: str | None,
+    no_parity: bool,
+    output: Path,
+) -> None:
+    """Make an engine: image tower, projector and prompts in one file.
+
+    Without --prompts the projectors' own are used, else quality, aesthetic and ten attributes, none of them
+    validated. The engine is compared with torch on this machine before it is written.
+
+    \b
+    declip export --tower ViT-B-32 --pretrained openai -o clip.engine
+    declip export --tower ViT-L-14 --pretrained laion2b_s32b_b82k \\
+        --projector declip.safetensors --int8 photos/ -o declip.engine
+    """
+    logging.disable(logging.ERROR)  # open_clip and its downloader log what our own messages say once
+    with _stages() as stage:
+        stage("starting torch")
+        try:
+            import torch  # noqa: F401
+        except ImportError as error:
+            raise ExportError(_EXTRA) from error
+        from declip_export.engine import export_engine
+        from declip_export.photos import load_photos, sample_images
+        from declip_training.model.checkpoint import load_projectors
+        from declip_training.model.declip import DeCLIP
+        from declip_training.model.tower import load_clip
+
+        checkpoint = None if projector is None else load_projectors(projector)
+        chosen = _prompts(prompts, checkpoint)
+        stage(f"loading {tower} ({pretrained})")
+        clip, tokenizer, preprocess = load_clip(tower, pretrained)
+        if checkpoint is not None:
+            checkpoint.require_tower(clip.visual, tower)  # type: ignore[arg-type]
+        heads = () if checkpoint is None else (checkpoint.perceptual, checkpoint.semantic)
+        stage("embedding prompts")
+        declip = DeCLIP.from_clip(clip, tokenizer, chosen, *heads).eval()
+        del clip  # the text tower has done its work
+        photos = None if int8 is None else load_photos(int8, preprocess)
+        parity = sample_images(preprocess.size) if photos is None else photos[:32]
+        engine = export_engine(
+            declip,
+            preprocess,
+            chosen.specs(),
+            output,
+            weights_dtype="float32" if weights == "float32" else "float16",
+            int8_images=photos,
+            parity_images=None if no_parity else parity,
+            semantic=semantic,
+            name=name,
+            provenance=_provenance(tower, pretrained, checkpoint, chosen),
+            progress=stage,
+        )
+    for row in engine.manifest.provenance.get("parity", ()):
+        click.echo(
+            f"  {row['subject']}: scores within {row['max_score_difference']:.1e} of {row['reference']}, "
+            f"cosine at least {row['min_cosine']:.6f}",
+            err=True,
+        )
+    size, peak = engine.path.stat().st_size / 1e6, _peak_memory()
+    memory = "" if peak is None else f", peak memory {peak / 1e6:,.0f} MB"
+    click.echo(f"{visible(str(engine.path))} ({size:,.1f} MB{memory}), id {engine.id}")
+
+
+def _prompts(path: Path | None, checkpoint: ProjectorCheckpoint | None) -> Any:
+    from declip_training.model.prompts import PromptSet
+
+    if path is not None:
+        return PromptSet.read(path)
+    if checkpoint is not None and checkpoint.prompts is not None:
+        return checkpoint.prompts
+    return PromptSet.default()
+
+
+def _provenance(tower: str, pretrained: str, checkpoint: ProjectorCheckpoint | None, prompts: Any) -> dict[str, Any]:
+    named = Path(pretrained).name if Path(pretrained).is_file() else pretrained
+    return {
+        "tower": Path(tower).stem if tower.endswith(".json") else tower,
+        "pretrained": named,
+        "projector_sha256": None if checkpoint is None else checkpoint.sha256,
+        "prompts_sha256": prompts.sha256(),
+    }
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str], None]]:
+    """Say on standard error what is being done: a line a stage with its seconds, and a spinner in a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    began = last = time.monotonic()
+    doing = ""
+
+    def done(now: float) -> None:
+        if doing:
+            console.print(f"  {now - last:6.1f} s  {doing}", highlight=False, markup=False)
+
+    with console.status("starting") as status:
+
+        def stage(text: str) -> None:
+            nonlocal doing, last
+            now = time.monotonic()
+            done(now)
+            doing, last = text, now
+            status.update(f"{text} ...")
+
+        yield stage
+        done(time.monotonic())
+    console.print(f"  {time.monotonic() - began:6.1f} s  in all", highlight=False)
+
+
+def _peak_memory() -> int | None:
+    """Largest resident size of this process in bytes; None where the system does not say (Windows)."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
