@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from . import container, onnx_head
 from .errors import (
@@ -100,10 +101,12 @@ class EngineFile:
         """Absolute offset in bytes of an entry's content in the file; a multiple of 4096."""
         return self._member(entry).offset
 
-    def map(self, entry: str) -> np.memmap[tuple[int], np.dtype[np.uint8]]:
-        """Read-only mapping of an entry, uint8 [size]; its hash is not checked. The entry must not be empty."""
+    def map(self, entry: str) -> npt.NDArray[np.uint8]:
+        """Read-only mapping of an entry, uint8 [size]; its hash is not checked."""
         member = self._member(entry)
         self.require_unchanged()
+        if not member.size:  # nothing cannot be mapped
+            return np.empty(0, np.uint8)
         return np.memmap(self.path, np.uint8, "r", member.offset, (member.size,))
 
     def graph(self, name: str, location: str, base: int | None = None) -> bytes:
@@ -113,6 +116,8 @@ class EngineFile:
         a tensor that lies outside the weights.
         """
         head, weights = self.read(self.manifest.graphs[name]), self._member(WEIGHTS)
+        if onnx_head.IN_MEMORY.encode() in head:  # somebody else's memory, as far as this file can know
+            raise EngineCorruptError(f"graph {name!r} of {self.path} refers to addresses in memory. {_FETCH_AGAIN}")
         for tensor in onnx_head.tensors(head):
             if tensor.location != WEIGHTS or tensor.offset + tensor.length > weights.size:
                 raise EngineCorruptError(f"tensor {tensor.name!r} lies outside {WEIGHTS} in {self.path}.")

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from .errors import EngineCorruptError
 
+IN_MEMORY = "*/_ORT_MEM_ADDR_/*"
+"""As a tensor's location this says, to OpenVINO and ONNX Runtime, that its offset is an address in memory."""
+
 _GRAPH, _INITIALIZER, _EXTERNAL_DATA = 7, 5, 13
 _DIMS, _DATA_TYPE, _TENSOR_NAME = 1, 2, 8
 _KEY, _VALUE = 1, 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from declip_runtime import container
+from declip_runtime import container, onnx_head
 from declip_runtime.engine_file import EngineFile, bundled_engine
 from declip_runtime.engine_writer import add_plan, pack, write_engine
 from declip_runtime.errors import (
@@ -24,7 +24,6 @@ from declip_runtime.errors import (
     UsageError,
 )
 from declip_runtime.manifest import SCHEMA, Plan
-from declip_runtime.onnx_head import tensors
 
 from . import tiny_engine
 from .tiny_engine import CALIBRATED, MANIFEST
@@ -68,6 +67,12 @@ def test_entries_lie_on_pages(engine: EngineFile) -> None:
         assert bytes(engine.map(name)) == content
     with pytest.raises(ValueError, match="read-only"):
         engine.map("weights.bin")[0] = 1
+
+
+def test_nothing_can_be_an_entry(tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "x.engine", MANIFEST, {"weights.bin": b"", "graphs/fp32.onnx": b"x"})
+    engine.verify()
+    assert (engine.read("weights.bin"), engine.map("weights.bin").size) == (b"", 0)
 
 
 def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
@@ -356,7 +361,7 @@ def test_an_unknown_entry_names_the_known(engine: EngineFile) -> None:
 
 def test_a_graph_refers_to_the_weights_inside_the_engine(engine: EngineFile) -> None:
     data = engine.path.read_bytes()
-    first, second = tensors(engine.graph("fp32", "somewhere.engine"))
+    first, second = onnx_head.tensors(engine.graph("fp32", "somewhere.engine"))
     assert first.location == second.location == "somewhere.engine"
     stored = np.frombuffer(data, np.float16, second.length // 2, second.offset).reshape(second.dims)
     assert np.array_equal(stored, tiny_engine.Weights.random().prompts)
@@ -370,6 +375,17 @@ def test_tensors_outside_the_weights_are_refused(tmp_path: Path, head: bytes) ->
         engine.graph("fp32", "x")
 
 
+def test_a_graph_that_refers_to_memory_is_refused(tmp_path: Path) -> None:
+    """Its addresses would be read from, or crash, the process that loads it; also where no initialiser says so."""
+    constant = tiny_engine.external("c", (2,), 4096, location=onnx_head.IN_MEMORY)
+    hidden = tiny_engine.node("Constant", "", "c", tiny_engine.block(1, "value") + tiny_engine.block(5, constant))
+    head = tiny_engine.graph() + tiny_engine.block(7, tiny_engine.block(1, hidden))
+    entries = {"graphs/fp32.onnx": head, "weights.bin": tiny_engine.Weights.random().to_bytes()}
+    engine = write_engine(tmp_path / "x.engine", MANIFEST, entries)
+    with pytest.raises(EngineCorruptError, match="addresses in memory"):
+        engine.graph("fp32", "x")
+
+
 # --- as a folder
 
 
@@ -379,7 +395,7 @@ def test_unpack_and_pack_are_inverse(tmp_path: Path, engine: EngineFile) -> None
     names = sorted(str(f.relative_to(tmp_path / "folder")) for f in files)
     assert names == ["fp32.onnx", "int8.onnx", "manifest.json", str(Path("plans/sm_89.plan")), "weights.bin"]
     assert all(f.is_file() for f in files)
-    assert {t.location for t in tensors((tmp_path / "folder" / "fp32.onnx").read_bytes())} == {"weights.bin"}
+    assert {t.location for t in onnx_head.tensors((tmp_path / "folder" / "fp32.onnx").read_bytes())} == {"weights.bin"}
     again = pack(tmp_path / "folder", tmp_path / "again.engine")
     assert again.id == engine.id
     assert again.read("plans/sm_89.plan") == b"plan"

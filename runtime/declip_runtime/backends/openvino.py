@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from declip_runtime import onnx_head
 from declip_runtime.cache import Cache
 from declip_runtime.cpu import available_cpus
 from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, PrecisionError
@@ -19,7 +21,6 @@ from declip_runtime.quiet import import_openvino
 from .base import Backend, Output, Precision, graph_for
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
-_IN_MEMORY = "*/_ORT_MEM_ADDR_/*"  # as a tensor's location this says that its offset is an address
 _LARGE = 200_000_000  # bytes of weights above which a bigger batch no longer pays
 
 
@@ -107,9 +108,10 @@ class OpenVINOBackend(Backend):
 
     def _compile(self, core: Any, graph: str, config: dict[str, Any], cache: Cache | None) -> Any:
         """The compiled model, from the cache where it is there, and into it where it was not."""
-        # The weights by their address: OpenVINO reads no file outside the working directory, and ours are mapped.
+        # The weights by their address: OpenVINO reads no file outside the working directory.
         self._weights = self.engine.map("weights.bin")
-        model = core.read_model(self.engine.graph(graph, _IN_MEMORY, self._weights.ctypes.data))
+        model = core.read_model(self.engine.graph(graph, onnx_head.IN_MEMORY, self._weights.ctypes.data))
+        _release_pages(self._weights)
         if cache is None:
             return core.compile_model(model, "CPU", config)
         name = self._cache_name(core, graph, config["INFERENCE_PRECISION_HINT"])
@@ -146,6 +148,15 @@ class OpenVINOBackend(Backend):
     def _close_impl(self) -> None:
         self._idle.clear()
         del self._compiled, self._weights
+
+
+def _release_pages(mapped: npt.NDArray[np.uint8]) -> None:
+    """Give the pages of a mapping back to the system; they come back from the file when looked at.
+
+    OpenVINO copies weights that it gets by address, so that the pages would only double what compiling needs.
+    """
+    if isinstance(mapped.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _caching(folder: Path | None) -> dict[str, str]:
