@@ -13,7 +13,8 @@ import click
 
 from declip_runtime.errors import UsageError
 from declip_runtime.images import DEFAULT_MAX_PIXELS
-from declip_runtime.scorer import Precision, Scorer
+from declip_runtime.options import Precision
+from declip_runtime.scorer import Scorer
 from declip_runtime.scores import Score
 
 from .options import backend_options, engine_option

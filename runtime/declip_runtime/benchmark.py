@@ -16,7 +16,8 @@ from . import backends
 from .backends.base import Backend, Precision
 from .engine_file import EngineFile
 from .errors import BackendUnavailableError, PrecisionError
-from .scorer import Decode, Scorer
+from .options import Decode
+from .scorer import Scorer
 
 Row = dict[str, str | int | float]
 Workload = Callable[[], object]

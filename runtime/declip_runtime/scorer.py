@@ -20,49 +20,20 @@ from .cache import Cache
 from .calibration import calibrate
 from .cpu import available_cpus
 from .engine_file import EngineFile, bundled_engine
-from .errors import BackendExecutionError, ScorerStateError, UsageError
+from .errors import BackendExecutionError, ScorerStateError
 from .images import DEFAULT_MAX_PIXELS, Channels, Source, describe, open_image, sources
 from .loader import Loader, Prepared
 from .manifest import Manifest
+from .options import Decode, Options, Precision, absolute_path, require_one_of
 from .preprocess import prepare
 from .scores import Score, Scores
 
 OnError = Literal["raise", "record"]
-Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-Decode = Literal["fast", "exact"]
 Images = Source | Iterable[Source]
 """One image or many; an array [N, H, W, 3] is many."""
 
 # The process in which a backend first started its threads. They do not exist in a process forked from it.
 _started_in: int | None = None
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What a scorer was asked for; enough to make the same one in another process."""
-
-    engine: str | None
-    backend: str
-    device: str | None
-    precision: Precision
-    batch_size: int | None
-    threads: int | None
-    decode: Decode
-    views: int
-    channels: Channels
-    max_pixels: int
-    cache_dir: str | None
-
-    def __post_init__(self) -> None:
-        _require_one_of("precision", self.precision, get_args(Precision))
-        _require_one_of("decode", self.decode, get_args(Decode))
-        _require_one_of("channels", self.channels, get_args(Channels))
-        _require_positive("views", self.views)
-        _require_positive("max_pixels", self.max_pixels)
-        if self.batch_size is not None:
-            _require_positive("batch_size", self.batch_size)
-        if self.threads is not None:
-            _require_positive("threads", self.threads)
 
 
 @dataclass(frozen=True)
@@ -118,9 +89,8 @@ class Scorer:
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self._prepare_state(
-            _Options(
-                # absolute, because a copy may be unpickled in another working directory
-                engine=None if engine is None else os.path.abspath(_path("engine", engine)),  # noqa: PTH100
+            Options(
+                engine=absolute_path("engine", engine),
                 backend=backend,
                 device=device,
                 precision=precision,
@@ -130,12 +100,12 @@ class Scorer:
                 views=views,
                 channels=channels,
                 max_pixels=max_pixels,
-                cache_dir=None if cache_dir is None else os.path.abspath(_path("cache_dir", cache_dir)),  # noqa: PTH100
+                cache_dir=absolute_path("cache_dir", cache_dir),
             )
         )
         self._ready()
 
-    def _prepare_state(self, options: _Options) -> None:
+    def _prepare_state(self, options: Options) -> None:
         self._options = options
         self._lock = threading.Lock()
         self._loaded: _Loaded | None = None
@@ -154,7 +124,7 @@ class Scorer:
 
         Raises ImageError or InvalidArrayError under "raise", UsageError, ScorerStateError, BackendExecutionError.
         """
-        _require_one_of("on_error", on_error, get_args(OnError))
+        require_one_of("on_error", on_error, get_args(OnError))
         loaded = self._ready()
         scores = self._stream(loaded, sources(images), on_error, embeddings, may_wait=False)
         return Scores(loaded.engine.manifest.score_names, list(scores))
@@ -168,7 +138,7 @@ class Scorer:
         where it waits (a queue, a pipe), what it gave is answered without waiting for more. Closing the returned
         generator, or dropping it, ends the background threads.
         """
-        _require_one_of("on_error", on_error, get_args(OnError))
+        require_one_of("on_error", on_error, get_args(OnError))
         loaded, many = self._ready(), sources(images)
         # A collection is all there; only something else can keep us waiting for its next image.
         return self._stream(loaded, many, on_error, embeddings, may_wait=not isinstance(many, Sized))
@@ -294,7 +264,7 @@ class Scorer:
         return asdict(self._options)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._prepare_state(_Options(**state))
+        self._prepare_state(Options(**state))
 
     # --- what it is
 
@@ -368,7 +338,7 @@ class Scorer:
         return self._options.threads or available_cpus()
 
 
-def _load(options: _Options) -> _Loaded:
+def _load(options: Options) -> _Loaded:
     global _started_in
     _refuse_fork(_started_in)
     engine = EngineFile.open(options.engine or bundled_engine())
@@ -395,19 +365,3 @@ def _refuse_fork(pid: int | None) -> None:
 
 def _image_name(source: Source) -> str:
     return os.fsdecode(source) if isinstance(source, str | os.PathLike) else describe(source)
-
-
-def _path(argument: str, value: str | os.PathLike[str]) -> str:
-    if not isinstance(value, str | os.PathLike):
-        raise UsageError(f"{argument} must be a path, not {type(value).__name__}.")
-    return os.fsdecode(value)
-
-
-def _require_one_of(argument: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{argument}={value!r} is unknown. Use one of: {', '.join(allowed)}.")
-
-
-def _require_positive(argument: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(f"{argument}={value!r} cannot work. Give a whole number of at least 1.")
