@@ -28,14 +28,14 @@ def soft_levels(mos: Tensor, levels: int = 5) -> Tensor:
     """Probabilities [B, levels] that interpolate ``mos`` [B] in 0..1 between the two nearest of equidistant levels."""
     position = mos.clamp(0, 1) * (levels - 1)
     distance = (position[:, None] - torch.arange(levels, device=mos.device)).abs()
-    return F.relu(1 - distance)
+    weights: Tensor = F.relu(1 - distance)
+    return weights
 
 
 def plcc_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """``1 - r`` with Pearson's r of two vectors [B]; in 0..2."""
     p, t = predicted - predicted.mean(), target - target.mean()
-    r = (p * t).sum() / (p.norm() * t.norm()).clamp_min(1e-6)
-    return 1 - r
+    return 1 - F.cosine_similarity(p, t, dim=0, eps=1e-6)
 
 
 def ladder_loss(logits: Tensor, severities: Tensor, margin: float = 2.0) -> Tensor:

@@ -39,7 +39,7 @@ class Projector(nn.Module):
 
     @torch.no_grad()
     def randomize(self, generator: torch.Generator, gain: float = 0.5) -> Projector:
-        """Fill both layers so that the residual is about ``gain`` of the input: for parity checks zeros prove nothing."""
+        """Fill both layers, for parity checks (zeros prove nothing); the residual is about ``gain`` of the input."""
         for weight in (self.up.weight, self.down.weight):
             weight.normal_(0, weight.shape[1] ** -0.5, generator=generator)
         self.up.bias.normal_(0, 0.1, generator=generator)

@@ -30,7 +30,7 @@ def ensure_importable() -> None:
             raise
         for name in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
             del sys.modules[name]  # what the failed import left half-made
-        _library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        _library = torch.library.Library("torchvision", "DEF")
         for operator in _UNDECLARED:
-            _library.define(operator + _SIGNATURE)  # type: ignore[no-untyped-call]
+            _library.define(operator + _SIGNATURE)
         importlib.import_module("torchvision")

@@ -7,7 +7,7 @@ where it stopped. Choices (projector step, prompts) are made on a validation spl
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,9 +25,11 @@ from declip_training.calibration import fit_calibration
 from declip_training.coop import CoopConfig, learn_context
 from declip_training.data.batches import BatchShape, BatchSource
 from declip_training.data.descriptions import ANTONYMS
+from declip_training.data.distortions import DISTORTIONS, distort
 from declip_training.evaluation.metrics import by_subset
 from declip_training.features import FeatureBatch, build_feature_bank, tower_features
 from declip_training.linear_head import fit_linear_head
+from declip_training.losses import antonym_logit
 from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_sha256
 from declip_training.model.declip import DeCLIP
 from declip_training.model.projector import Projector
@@ -39,6 +42,8 @@ from declip_training.recipes.nano_data import Banks, Sources, prepare
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
 BANK_BATCHES = 320
 BANK_CROPS = (192, 224)
+LADDER_PHOTOS = 40
+LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
 READABLE = "readable words"
 SEVERAL = "five readable pairs"
 COOP = "CoOp context"
@@ -54,6 +59,14 @@ class NanoResult:
     preprocess: Preprocess
     scores: tuple[ScoreSpec, ...]
     card: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ValidationFeatures:
+    """Tower features float32: ``rated`` [N, D] of the validation photos, ``ladders`` [L, R, D], best rung first."""
+
+    rated: Tensor
+    ladders: Tensor
 
 
 class Nano:
@@ -73,14 +86,14 @@ class Nano:
         """All stages in order."""
         clip, tokenizer, preprocess = self.tower()
         scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator]
-        features = tower_features(clip.visual, self.banks.validation, preprocess.mean, preprocess.std)  # type: ignore[arg-type]
+        features = self.validation_features(clip, preprocess)
         bank = self.feature_bank(clip, preprocess)
         checkpoint = self.projectors(clip, tokenizer, bank, features, scale)
         prompts, card = self.prompts(clip, tokenizer, bank, features, checkpoint.perceptual, scale)
         save_projectors(self.out / "declip-nano.safetensors", replace(checkpoint, prompts=prompts))
         declip = DeCLIP.from_clip(clip, tokenizer, prompts, checkpoint.perceptual, checkpoint.semantic)
         with torch.no_grad():
-            raw = declip.scores(F.normalize(checkpoint.perceptual(features), dim=-1))[:, 0].numpy()
+            raw = declip.scores(F.normalize(checkpoint.perceptual(features.rated), dim=-1))[:, 0].numpy()
         spec = replace(
             prompts.scores[0].spec,
             calibration=fit_calibration(raw, self.mos, "BIQ2021 Train, validation split"),
@@ -108,6 +121,22 @@ class Nano:
         clip.load_state_dict(load_file(done))
         return clip.eval().requires_grad_(False), tokenizer, preprocess
 
+    def validation_features(self, clip: nn.Module, preprocess: Preprocess) -> ValidationFeatures:
+        """Whole validation photos, and ladders (training's distortions, graded evenly) of the best of them."""
+        visual: nn.Module = clip.visual  # type: ignore[assignment]
+        pixels = self.banks.validation
+        path = self.out / f"validation-{tower_sha256(visual)[:12]}.safetensors"
+        if not path.is_file():
+            best = np.argsort(-self.mos)[:LADDER_PHOTOS]
+            ladders = []
+            for photo, kind in ((i, k) for i in best for k in DISTORTIONS):
+                rungs = [distort(pixels[photo], kind, s, np.random.default_rng(photo)) for s in LADDER_SEVERITIES]
+                stacked = np.stack([pixels[photo], *rungs])
+                ladders.append(tower_features(visual, stacked, preprocess.mean, preprocess.std))
+            rated = tower_features(visual, pixels, preprocess.mean, preprocess.std)
+            save_file({"rated": rated, "ladders": torch.stack(ladders)}, path)
+        return ValidationFeatures(**load_file(path))
+
     def feature_bank(self, clip: nn.Module, preprocess: Preprocess) -> list[FeatureBatch]:
         """Batches with I&2T pairs: captioned photos (T_s) distorted at random (T_p), rated photos, ladders."""
         plan = [(10**6 + i, BANK_CROPS[i % len(BANK_CROPS)]) for i in range(BANK_BATCHES)]
@@ -124,23 +153,27 @@ class Nano:
         )
 
     def projectors(
-        self, clip: nn.Module, tokenizer: Tokenizer, bank: list[FeatureBatch], features: Tensor, scale: float
+        self,
+        clip: nn.Module,
+        tokenizer: Tokenizer,
+        bank: list[FeatureBatch],
+        features: ValidationFeatures,
+        scale: float,
     ) -> ProjectorCheckpoint:
-        """Projectors on I&2T-style pairs, chosen by the validation SRCC of the paper's antonyms."""
+        """Projectors on I&2T-style pairs, chosen on validation with the paper's antonyms."""
         path = self.out / "projectors.safetensors"
         if not path.is_file():
             pair = encode_texts(clip, tokenizer, ANTONYMS[0])
 
             def evaluate(perceptual: nn.Module) -> float:
-                return self._agreement(perceptual, features, pair)["mean"]
+                return self._agreement(perceptual, features, pair)["choice"]
+
+            def encode(sentences: Sequence[str]) -> Tensor:
+                # long captions are cut to the context, as in pre-training
+                return F.normalize(clip.encode_text(tokenizer(list(sentences))).float(), dim=-1)  # type: ignore[operator]
 
             perceptual, semantic = train_projectors(
-                bank,
-                lambda s: encode_texts(clip, tokenizer, s),
-                scale,
-                ProjectorConfig(),
-                evaluate,
-                self._log("projectors"),
+                bank, encode, scale, ProjectorConfig(), evaluate, self._log("projectors")
             )
             visual: nn.Module = clip.visual  # type: ignore[assignment]
             made = ProjectorCheckpoint("declip-nano", "clip.safetensors", tower_sha256(visual), perceptual, semantic)
@@ -152,7 +185,7 @@ class Nano:
         clip: nn.Module,
         tokenizer: Tokenizer,
         bank: list[FeatureBatch],
-        features: Tensor,
+        features: ValidationFeatures,
         perceptual: Projector,
         scale: float,
     ) -> tuple[PromptSet, dict[str, Any]]:
@@ -161,12 +194,12 @@ class Nano:
         several = torch.stack([encode_texts(clip, tokenizer, p) for p in ANTONYMS])
         context = learn_context(
             clip, tokenizer, ANTONYMS[0], perceptual, bank, scale, CoopConfig(),
-            lambda embedded: self._agreement(perceptual, features, embedded)["mean"], self._log("coop"),
+            lambda embedded: self._agreement(perceptual, features, embedded)["choice"], self._log("coop"),
         )  # fmt: skip
         learned = encode_texts(clip, tokenizer, ANTONYMS[0], context)
         candidates = {READABLE: pair, SEVERAL: several, COOP: learned}
         agreement = {name: self._agreement(perceptual, features, p, scale) for name, p in candidates.items()}
-        linear = fit_linear_head(bank)(features)
+        linear = fit_linear_head(bank)(features.rated)
         card: dict[str, Any] = {
             "validation": {
                 "tower without projectors, readable words": self._agreement(nn.Identity(), features, pair),
@@ -174,7 +207,7 @@ class Nano:
                 "linear head on the frozen tower": by_subset(linear, self.mos, self.subsets),
             },
         }
-        chosen = max(agreement, key=lambda name: agreement[name]["mean"])
+        chosen = max(agreement, key=lambda name: agreement[name]["choice"])
         card["chosen"] = chosen
         spec = ScoreSpec(
             name="quality",
@@ -195,20 +228,34 @@ class Nano:
     @torch.no_grad()
     def _zero_shot(self, clip: nn.Module, tokenizer: Tokenizer, preprocess: Preprocess) -> dict[str, float]:
         visual: nn.Module = clip.visual  # type: ignore[assignment]
-        features = tower_features(visual, self.banks.validation, preprocess.mean, preprocess.std)
-        return self._agreement(nn.Identity(), features, encode_texts(clip, tokenizer, ANTONYMS[0]))
+        rated = tower_features(visual, self.banks.validation, preprocess.mean, preprocess.std)
+        pair = encode_texts(clip, tokenizer, ANTONYMS[0])
+        return by_subset(antonym_logit(F.normalize(rated, dim=-1), pair, 1.0).numpy(), self.mos, self.subsets)
 
     @torch.no_grad()
     def _agreement(
-        self, perceptual: nn.Module, features: Tensor, pairs: Tensor, scale: float = 1.0
+        self, perceptual: nn.Module, features: ValidationFeatures, pairs: Tensor, scale: float = 1.0
     ) -> dict[str, float]:
-        """SRCC on validation by subset; ``pairs`` is [2, D] or [P, 2, D], averaged at ``scale``."""
-        embedded = F.normalize(perceptual(features), dim=-1)
+        """SRCC on validation by subset, mean Spearman of ladders, and ``choice``, the mean of both.
+
+        ``pairs`` is [2, D] or [P, 2, D], averaged at ``scale``.
+        """
         pairs = pairs.view(-1, 2, pairs.shape[-1])
-        scores: npt.NDArray[np.float32] = (
-            torch.sigmoid(scale * embedded @ (pairs[:, 0] - pairs[:, 1]).T).mean(1).numpy()
+
+        def score(x: Tensor) -> npt.NDArray[np.float32]:
+            embedded = F.normalize(perceptual(x), dim=-1)
+            averaged: npt.NDArray[np.float32] = (
+                torch.sigmoid(scale * embedded @ (pairs[:, 0] - pairs[:, 1]).T).mean(-1).numpy()
+            )
+            return averaged
+
+        result = by_subset(score(features.rated), self.mos, self.subsets)
+        order = np.arange(features.ladders.shape[1])
+        result["ladder"] = float(
+            np.mean([stats.spearmanr(order, -rungs).statistic for rungs in score(features.ladders)])
         )
-        return {k: round(v, 4) for k, v in by_subset(scores, self.mos, self.subsets).items()}
+        result["choice"] = (result["mean"] + result["ladder"]) / 2
+        return {k: round(v, 4) for k, v in result.items()}
 
     def _log(self, stage: str) -> Callable[[dict[str, float]], None]:
         path = self.out / f"{stage}.jsonl"
