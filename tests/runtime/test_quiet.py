@@ -47,7 +47,7 @@ def watched(program: str, folder: Path, *arguments: str) -> tuple[list[str], lis
     for name in ("home", "tmp", "work"):
         (folder / name).mkdir(parents=True)
     home = str(folder / "home")
-    removed = {"XDG_CACHE_HOME", "CI", "ORT_DISABLE_TELEMETRY", "PYTHONPATH"}
+    removed = {"XDG_CACHE_HOME", "CI", "ORT_DISABLE_TELEMETRY"}
     environment = {k: v for k, v in os.environ.items() if k not in removed}
     environment |= {"HOME": home, "USERPROFILE": home, "LOCALAPPDATA": home, "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {name: str(folder / "tmp") for name in ("TMPDIR", "TEMP", "TMP")}
