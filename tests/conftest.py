@@ -46,7 +46,7 @@ def photo() -> Image.Image:
 
 @pytest.fixture(scope="session")
 def make_profile() -> Callable[..., bytes]:
-    """Makes ICC profiles: RGB primaries (linear, D50 XYZ) and a gamma. The defaults are Adobe RGB (1998)."""
+    """Makes ICC profiles: RGB primaries (XYZ at D50) and a response curve. The defaults are Adobe RGB (1998)."""
     return _icc_profile
 
 
@@ -148,14 +148,15 @@ def _icc_profile(
     red: tuple[float, float, float] = (0.60974, 0.31111, 0.01947),
     green: tuple[float, float, float] = (0.20528, 0.62567, 0.06087),
     blue: tuple[float, float, float] = (0.14919, 0.06322, 0.74457),
-    gamma: float = 563 / 256,
+    curve: tuple[int, ...] = (563,),
 ) -> bytes:
-    """A minimal ICC v2 matrix profile."""
+    """A minimal ICC v2 matrix profile; ``curve`` is one gamma in 1/256, or a table from 0 to 65535."""
 
     def xyz(*values: float) -> bytes:
         return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
 
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    response = b"curv\0\0\0\0" + struct.pack(f">I{len(curve)}H", len(curve), *curve)
+    response += bytes(-len(response) % 4)
     text = b"test\0"
     description = b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(78)
     tags = {
@@ -165,9 +166,9 @@ def _icc_profile(
         b"rXYZ": xyz(*red),
         b"gXYZ": xyz(*green),
         b"bXYZ": xyz(*blue),
-        b"rTRC": curve,
-        b"gTRC": curve,
-        b"bTRC": curve,
+        b"rTRC": response,
+        b"gTRC": response,
+        b"bTRC": response,
     }
     table, data, offset = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
     for name, tag in tags.items():

@@ -146,10 +146,17 @@ def test_wide_gamut_profile_is_converted(make_profile):
     assert np.abs(opened - colours).max() > 10
 
 
-def test_srgb_profile_changes_no_pixel(photo):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    opened = open_image(encoded(photo, "PNG", icc_profile=profile))
-    assert np.array_equal(pixels(opened), pixels(photo))
+def test_srgb_profile_of_any_maker_changes_no_pixel(make_profile):
+    values = np.linspace(0, 1, 1024)
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    curve = tuple(np.round(linear * 65535).astype(int).tolist())
+    # the numbers of the commonest one, which LittleCMS would convert with differences of 1
+    common = make_profile((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410), curve)
+    steps = np.arange(0, 256, 17, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(64, 64, 3)
+    for profile in (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), common):
+        opened = open_image(encoded(Image.fromarray(colours), "PNG", icc_profile=profile))
+        assert np.array_equal(pixels(opened), colours)
 
 
 def test_unusable_profiles_count_as_none(photo, make_profile):
