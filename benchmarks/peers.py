@@ -127,6 +127,8 @@ class _Products(TorchDispatchMode):
         if name in ("mm", "addmm"):
             a, b = args[-2:]
             self.shapes.append((a.shape[0], a.shape[1], b.shape[1]))
+        elif name == "bmm" and args[1].stride(0) == 0:  # a linear layer on a transposed input, as attention has it
+            self.shapes.append((args[0].shape[0] * args[0].shape[1], *args[1].shape[1:]))
         elif name == "convolution":
             kernel = args[1]
             self.shapes.append((result.numel() // result.shape[1], kernel[0].numel(), kernel.shape[0]))
