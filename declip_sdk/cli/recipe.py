@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from declip_runtime.manifest import ScoreSpec
 
 
 @click.group("recipe")
@@ -19,7 +23,11 @@ def command() -> None:
     "-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for caches, states and the engine."
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Pre-training steps; the bundled engine's number by default.")
-def nano(data: Path, out: Path, steps: int | None) -> None:
+@click.option(
+    "--ledger", type=click.Path(path_type=Path), help="CSV that records every look at Test; in --out by default."
+)
+@click.option("--note", default="", help="A remark for the ledger.")
+def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, note: str) -> None:
     """Train declip-nano, the bundled engine: about 75 minutes on two cores.
 
     DATA holds clones of nisarahmedrana/BIQ2021 (as BIQ2021), imazen/codec-corpus (codec-corpus), BIDS/BSDS500
@@ -30,20 +38,39 @@ def nano(data: Path, out: Path, steps: int | None) -> None:
     from dataclasses import replace
 
     from declip_export.engine import export_engine
-    from declip_runtime.manifest import License
+    from declip_runtime.engine_file import EngineFile
+    from declip_runtime.manifest import License, Validation
+    from declip_training.evaluation.biq2021 import append_ledger, evaluate_engine
     from declip_training.pretrain import PretrainConfig
     from declip_training.recipes.nano import Nano
+    from declip_training.recipes.nano_data import Sources
 
     config = PretrainConfig() if steps is None else replace(PretrainConfig(), steps=steps)
     result = Nano(data, out, config, lambda line: click.echo(line, err=True)).run()
     licence = resources.files("declip_runtime").joinpath("models/MODEL_LICENSE").read_text(encoding="utf-8")
-    engine = export_engine(
-        result.declip,
-        result.preprocess,
-        result.scores,
-        out / "declip-nano.engine",
-        name="declip-nano",
-        license=License("DeCLIP-nano research and benchmarking licence", licence),
-        provenance={"recipe": "declip recipe nano", "card": result.card},
+
+    def export(scores: tuple[ScoreSpec, ...]) -> EngineFile:
+        return export_engine(
+            result.declip,
+            result.preprocess,
+            scores,
+            out / "declip-nano.engine",
+            name="declip-nano",
+            license=License("DeCLIP-nano research and benchmarking licence", licence),
+            provenance={"recipe": "declip recipe nano", "card": result.card},
+        )
+
+    engine = export(result.scores)
+    click.echo("judging on BIQ2021 Test and on ladders of unseen photos", err=True)
+    row = evaluate_engine(engine.path, Sources(data), score="quality")
+    append_ledger(ledger or out / "biq2021_test.csv", row, note)
+    judged = Validation(
+        "BIQ2021 Test without near-duplicates",
+        float(row["mean"]),
+        int(row["n_unique"]),
+        "mean of the three subsets' SRCC",
     )
+    engine = export((replace(result.scores[0], validated=judged),))  # the same engine.id: a note decides no score
+    for name, value in row.items():
+        click.echo(f"{name:22} {value}", err=True)
     click.echo(f"{engine.path} ({engine.path.stat().st_size / 1e6:.1f} MB), id {engine.id}")

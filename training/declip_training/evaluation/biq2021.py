@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from declip_runtime.errors import DeclipError
-from declip_runtime.scorer import Precision, Scorer
+from declip_runtime.options import Precision
+from declip_runtime.scorer import Scorer
 from declip_training.data.biq2021 import read_splits
 from declip_training.evaluation.ladders import judge
 from declip_training.evaluation.metrics import by_subset, plcc

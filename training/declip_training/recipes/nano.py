@@ -44,6 +44,7 @@ BANK_BATCHES = 320
 BANK_CROPS = (192, 224)
 LADDER_PHOTOS = 40
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
+WORTHWHILE = 0.002  # less than this and prompts that a person can read are worth more
 READABLE = "readable words"
 SEVERAL = "five readable pairs"
 COOP = "CoOp context"
@@ -204,10 +205,14 @@ class Nano:
             "validation": {
                 "tower without projectors, readable words": self._agreement(nn.Identity(), features, pair),
                 **{f"DeCLIP, {name}": result for name, result in agreement.items()},
-                "linear head on the frozen tower": by_subset(linear, self.mos, self.subsets),
+                "linear head on the frozen tower": {
+                    k: round(v, 4) for k, v in by_subset(linear, self.mos, self.subsets).items()
+                },
             },
         }
         chosen = max(agreement, key=lambda name: agreement[name]["choice"])
+        if agreement[chosen]["choice"] < agreement[READABLE]["choice"] + WORTHWHILE:
+            chosen = READABLE
         card["chosen"] = chosen
         spec = ScoreSpec(
             name="quality",

@@ -44,10 +44,9 @@ class Sources:
 
     @property
     def judging(self) -> list[Path]:
-        """Photos that no training step sees, for the judging ladders: CID22 validation and BSDS500 test."""
-        return self._photos(
-            "codec-corpus/CID22/CID22-512/validation/*.png", "BSDS500/BSDS500/data/images/test/*.jpg", least=100
-        )
+        """81 photos that no training step sees, for judging: CID22 validation and each fifth of BSDS500 test."""
+        sharp = self._photos("codec-corpus/CID22/CID22-512/validation/*.png", least=41)
+        return [*sharp, *self._photos("BSDS500/BSDS500/data/images/test/*.jpg", least=200)[::5]]
 
     def captioned(self) -> list[Captioned]:
         """Flickr8k photos (github.com/RlNZLER/Image-Text-Matching at ae2cf6e) and their official captions."""
