@@ -82,7 +82,7 @@ def _transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform |
             mode,
             "RGB",
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            _BLACK_POINT_COMPENSATION,
+            _BLACK_POINT_COMPENSATION,  # type: ignore[arg-type]
         )
     except (ImageCms.PyCMSError, OSError):
         return _transform(None, mode) if profile and mode == "LAB" else None

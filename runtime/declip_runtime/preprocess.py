@@ -17,9 +17,6 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 # A strip that would be resized to more than this (at 224: longer than 334 times its width) gives its centre only.
 _WHOLE_PIXELS = 1 << 24
 
-# Averaging 2 x 2 pixels first, where about twice the size remains: half the time, 0.3 of 255 on average.
-_REDUCING_GAP = 1.9
-
 Box = tuple[int, int, int, int]
 
 
@@ -65,8 +62,7 @@ def centre_square(image: Image.Image, spec: Preprocess) -> Image.Image:
         return whole.crop((left, upper, left + size, upper + size))
     across, down = full.width / full.factor / width, full.height / full.factor / height
     right, lower = min((left + size) * across, image.width), min((upper + size) * down, image.height)
-    box = (left * across, upper * down, right, lower)
-    return image.resize((size, size), resampling, box=box, reducing_gap=_REDUCING_GAP)
+    return image.resize((size, size), resampling, box=(left * across, upper * down, right, lower))
 
 
 def native_boxes(width: int, height: int, size: int, count: int) -> list[Box]:
