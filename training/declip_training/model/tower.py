@@ -101,11 +101,10 @@ def _from_tag(name: str, tag: str) -> nn.Module:
         raise ExportError(
             f"{tag!r} is neither a file nor a pretrained tag of {name}. Tags: {listed}; or give a checkpoint's path."
         )
-    tag_quick = bool(entry.get("quick_gelu"))
-    if open_clip.get_model_config(name).get("quick_gelu", False) and not tag_quick:
-        raise ExportError(f"{tag!r} was not trained with QuickGELU. Use the tower {name.replace('-quickgelu', '')}.")
     try:
-        return _create(name, pretrained=tag, force_quick_gelu=tag_quick, require_pretrained=True)
+        # open_clip only warns where a tag was trained with QuickGELU and the tower's name does not say so.
+        quick = bool(entry.get("quick_gelu"))
+        return _create(name, pretrained=tag, force_quick_gelu=quick, require_pretrained=True)
     except (RuntimeError, OSError, ValueError) as error:
         raise ExportError(
             f"the weights {tag!r} of {name} could not be downloaded. Check the network, or download them on "

@@ -23,9 +23,10 @@ from torch.nn import functional as F
 from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
 from declip_training.calibration import fit_calibration
 from declip_training.coop import CoopConfig, learn_context
-from declip_training.data.batches import BatchShape, BatchSource
+from declip_training.data.batches import BatchShape, BatchSource, ladder
 from declip_training.data.descriptions import ANTONYMS
-from declip_training.data.distortions import DISTORTIONS, distort
+from declip_training.data.distortions import DISTORTIONS
+from declip_training.data.pixel_bank import fit_square, load_rgb
 from declip_training.evaluation.metrics import by_subset
 from declip_training.features import FeatureBatch, build_feature_bank, tower_features
 from declip_training.linear_head import fit_linear_head
@@ -37,11 +38,14 @@ from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
 from declip_training.model.tower import Tokenizer, load_clip
 from declip_training.pretrain import PretrainConfig, pretrain
 from declip_training.projectors import ProjectorConfig, train_projectors
-from declip_training.recipes.nano_data import Banks, Sources, prepare
+from declip_training.recipes.nano_data import SIDE, Banks, Sources, prepare
 
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
 BANK_BATCHES = 320
 BANK_CROPS = (192, 224)
+# what a tower sees worst after scaling down, compression and blown highlights, is shown to the projectors most
+BANK_SHAPE = BatchShape(ladders=8, distorted_captions=0.7, ladder_odds={"jpeg": 4.0, "overexposure": 3.0})
+CLEAN_MOS = 0.65
 LADDER_PHOTOS = 40
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
 WORTHWHILE = 0.002  # less than this and prompts that a person can read are worth more
@@ -130,10 +134,11 @@ class Nano:
         if not path.is_file():
             best = np.argsort(-self.mos)[:LADDER_PHOTOS]
             ladders = []
-            for photo, kind in ((i, k) for i in best for k in DISTORTIONS):
-                rungs = [distort(pixels[photo], kind, s, np.random.default_rng(photo)) for s in LADDER_SEVERITIES]
-                stacked = np.stack([pixels[photo], *rungs])
-                ladders.append(tower_features(visual, stacked, preprocess.mean, preprocess.std))
+            for photo in best:
+                clean = load_rgb(self.banks.splits.validation[photo].path)
+                for kind in DISTORTIONS:
+                    rungs = [fit_square(r, SIDE) for r in ladder(clean, kind, LADDER_SEVERITIES, int(photo))]
+                    ladders.append(tower_features(visual, np.stack(rungs), preprocess.mean, preprocess.std))
             rated = tower_features(visual, pixels, preprocess.mean, preprocess.std)
             save_file({"rated": rated, "ladders": torch.stack(ladders)}, path)
         return ValidationFeatures(**load_file(path))
@@ -144,7 +149,9 @@ class Nano:
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         return build_feature_bank(
             visual,
-            self._source(BatchShape(distorted_captions=0.7)),
+            self._source(
+                BANK_SHAPE, [p.path for p in self.banks.splits.fit if p.mos >= CLEAN_MOS] + self.sources.clean
+            ),
             plan,
             self.out / "features.safetensors",
             mean=preprocess.mean,
@@ -226,9 +233,18 @@ class Nano:
         )  # fmt: skip
         return PromptSet((ScorePrompts(spec, context if chosen == COOP else None),), scale), card
 
-    def _source(self, shape: BatchShape) -> BatchSource:
+    def _source(self, shape: BatchShape, ladder_photos: Sequence[Path] = ()) -> BatchSource:
         b = self.banks
-        return BatchSource(b.splits.fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=self.config.seed)
+        return BatchSource(
+            b.splits.fit,
+            b.fit,
+            b.clean,
+            b.captioned,
+            b.captioned_pixels,
+            shape,
+            seed=self.config.seed,
+            ladder_photos=ladder_photos,
+        )
 
     @torch.no_grad()
     def _zero_shot(self, clip: nn.Module, tokenizer: Tokenizer, preprocess: Preprocess) -> dict[str, float]:
