@@ -65,16 +65,16 @@ class Bar:
 
 
 class Others:
-    """How much of the machine other processes took since this was made: a number that should be near zero."""
+    """How much of the machine other processes took since this was made, in the pauses between peers too."""
 
     def __init__(self) -> None:
         self._start, self._busy, self._own = time.perf_counter(), _busy(), _own()
 
-    def share(self) -> float:
-        """Percent of all CPUs."""
+    def column(self) -> Row:
+        """Percent of all CPUs, as a column of every row measured meanwhile."""
         spent = (_busy() - self._busy) - (_own() - self._own)
         available = (time.perf_counter() - self._start) * (os.cpu_count() or 1)
-        return round(max(0.0, 100 * spent / available), 1)
+        return {"others %": round(max(0.0, 100 * spent / available), 1)}
 
 
 def _busy() -> float:
@@ -87,12 +87,12 @@ def _own() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def save(name: str, title: str, rows: Sequence[Row], bars: Sequence[Bar], others: Others) -> None:
+def save(name: str, title: str, rows: Sequence[Row], bars: Sequence[Bar]) -> None:
     """Print the bars and write ``results/NAME.csv`` and ``.md``: every row with machine, versions, date and commit."""
-    machine: Row = {"others %": others.share(), **describe_machine(*PACKAGES)}
+    machine = describe_machine(*PACKAGES)
     full = [{**row, **machine} for row in rows]
     verdicts = to_markdown([bar.row() for bar in bars]) if bars else ""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.csv").write_text(to_csv(full), encoding="utf-8")
     (RESULTS / f"{name}.md").write_text(f"# {title}\n\n{verdicts}\n{to_markdown(full)}", encoding="utf-8")
-    print(to_markdown(rows), verdicts, f"others took {machine['others %']} % of the CPUs", sep="\n")
+    print(to_markdown(rows), verdicts, sep="\n")

@@ -40,7 +40,6 @@ def main() -> None:
     parser.add_argument("--model", action="append", help=f"default: {peers.NANO} and {VIT}")
     options = parser.parse_args()
     torch.set_num_threads(available_cpus())
-    others = Others()
     rows: list[Row] = []
     bars: list[Bar] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +51,7 @@ def main() -> None:
             drift = drift_of(model, files)
             rows += [{**row, "files": describe(files), **drift} for row in measured]
             bars += bars_of(name, measured, drift)
-    save("from_files", "From files of 12 to 24 megapixels: images a second", rows, bars, others)
+    save("from_files", "From files of 12 to 24 megapixels: images a second", rows, bars)
 
 
 def measure(model: peers.Model, files: list[str], rounds: int) -> list[Row]:
@@ -71,12 +70,14 @@ def measure(model: peers.Model, files: list[str], rounds: int) -> list[Row]:
         exact.warmup()
         naive(model, files[:1])
         runs = {name: run for name, (_, run) in work.items()}
+        others = Others()
         timings = interleaved(runs, seconds=0, rounds=rounds, lead_in=False)
+        share = others.column()
     rows: list[Row] = [
         {"model": model.name, "peer": name, **timing.columns(len(work[name][0]))} for name, timing in timings.items()
     ]
     for row in rows:
-        row["x naive"] = round(float(row["images/s"]) / float(rows[0]["images/s"]), 2)
+        row |= {"x naive": round(float(row["images/s"]) / float(rows[0]["images/s"]), 2), **share}
         print(row, flush=True)
     return rows
 

@@ -62,7 +62,7 @@ def main() -> None:
         for r in rows
     ]
     rows = [{"engine": name, "fp32 parameters GB": round(parameters / GIGABYTE, 2), **row} for row in rows]
-    save("load_memory", "Peak memory of loading a large engine", rows, bars, others)
+    save("load_memory", "Peak memory of loading a large engine", [{**row, **others.column()} for row in rows], bars)
 
 
 def export(tower: str, folder: Path) -> Path:

@@ -52,7 +52,12 @@ def main() -> None:
         Bar("slope over the second half, bytes an image", 200, slope * MEBIBYTE, at_most=True),
         Bar("growth from the third to the last quarter, MiB", 2, growth, at_most=True),
     ]
-    save("memory", f"Resident size while {options.images:,} images are streamed", rows, bars, others)
+    save(
+        "memory",
+        f"Resident size while {options.images:,} images are streamed",
+        [{**row, **others.column()} for row in rows],
+        bars,
+    )
 
 
 def make_files(folder: Path) -> list[str]:

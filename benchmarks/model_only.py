@@ -37,7 +37,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(available_cpus())
-    others = Others()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.model or (VIT, peers.NANO):
@@ -47,7 +46,7 @@ def main() -> None:
             exports = {PLAIN_ORT: peers.plain_onnxruntime(plain), PLAIN_OV: peers.plain_openvino(plain)}
             for batch in options.batch or BATCHES:
                 rows += measure(model, backends, exports, batch, options.seconds, options.rounds)
-    save("model_only", "Model only: images a second", rows, bars(rows), others)
+    save("model_only", "Model only: images a second", rows, bars(rows))
 
 
 def measure(
@@ -65,10 +64,13 @@ def measure(
         **{f"ours, {b.name} {b.precision}": model_workload(b, size, batch) for b in backends},
         CEILING: peers.gemm_ceiling(model, images),
     }
+    others = Others()
     timings = interleaved(work, seconds=seconds, rounds=rounds)
-    rows = [{"model": model.name, "batch": batch, "peer": name, **t.columns(batch)} for name, t in timings.items()]
+    rows: list[Row] = [
+        {"model": model.name, "batch": batch, "peer": name, **timing.columns(batch)} for name, timing in timings.items()
+    ]
     for row in rows:
-        row["x torch fp32"] = round(float(row["images/s"]) / float(rows[0]["images/s"]), 2)
+        row |= {"x torch fp32": round(float(row["images/s"]) / float(rows[0]["images/s"]), 2), **others.column()}
     print(f"{model.name}, batch {batch}: ", {row["peer"]: row["images/s"] for row in rows}, flush=True)
     return rows
 

@@ -61,7 +61,7 @@ def main() -> None:
         Bar("declip --help, seconds", 0.3, median["declip --help"], at_most=True),
         Bar("Scorer() and first score, seconds", 1, median["Scorer() and first score, openvino"], at_most=True),
     ]
-    save("start", "Start: seconds from nothing to a result", rows, bars, others)
+    save("start", "Start: seconds from nothing to a result", [{**row, **others.column()} for row in rows], bars)
 
 
 def seconds(arguments: list[str]) -> float:

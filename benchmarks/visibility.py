@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from common import Others, save
+from common import save
 from photos import Pixels, sharp_pictures
 from PIL import Image, ImageFilter
 
@@ -52,7 +52,6 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=12)
     parser.add_argument("--engine", help="default: the bundled one")
     options = parser.parse_args()
-    others = Others()
     scorers = {views: Scorer(options.engine, views=views) for views in VIEWS}
     scores = [measure(scorers, picture) for picture in sharp_pictures(options.pictures, options.photos)]
     rows = [
@@ -61,7 +60,7 @@ def main() -> None:
         for views in VIEWS
     ]
     rows = [{**r, "engine": scorers[1].manifest.name, "id": scorers[1].engine.id[:12]} for r in rows]
-    save("visibility", "The smallest blur and noise that the score notices at 12 to 24 megapixels", rows, [], others)
+    save("visibility", "The smallest blur and noise that the score notices at 12 to 24 megapixels", rows, [])
 
 
 def measure(scorers: dict[int, Scorer], picture: Pixels) -> dict[tuple[str, int], list[float]]:
