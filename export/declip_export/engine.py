@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from declip_runtime.version import __version__
 from declip_training.model.declip import DeCLIP
 
 from .graph import EngineGraph
+from .int8 import calibrate, smoothed, to_int8
 from .onnx_graph import Array, trace
+from .parity import measure_parity, require_parity
 from .precision import to_fp16
 from .weights import WEIGHTS, StorageDtype, WeightStore, head
 
@@ -35,6 +38,7 @@ def export_engine(
     *,
     weights_dtype: StorageDtype = "float16",
     int8_images: Array | None = None,
+    parity_images: Array | None = None,
     semantic: bool = False,
     name: str | None = None,
     license: License | None = None,
@@ -44,10 +48,13 @@ def export_engine(
     """Export ``declip`` to an engine file at ``path`` with the graphs fp32, fp16 and, on request, int8.
 
     ``scores`` describe the columns of ``declip``'s scores, in their order. ``int8_images`` uint8 [N, S, S, 3] are
-    prepared real photos (32 or more) that calibrate the INT8 graph. ``name`` defaults to the file's stem.
-    ``provenance`` is kept as given, together with the versions of what exported. The model is not changed.
+    prepared real photos (8 at least, better 100) that calibrate the INT8 graph. ``parity_images`` of the same form
+    are run through torch and every backend here; the rows are kept in the provenance, and a miss of the FP32 bar
+    raises. ``name`` defaults to the file's stem. ``provenance`` is kept as given, together with the versions of what
+    exported. The model is not changed.
 
-    Raises ExportError for a tower that cannot be exported, UsageError for arguments that do not fit together.
+    Raises ExportError for a tower that cannot be exported or misses parity, UsageError for arguments that do not fit
+    together.
     """
     target = Path(path)
     if declip.averaging.shape[1] != len(scores):
@@ -63,6 +70,11 @@ def export_engine(
         progress("tracing it to ONNX")
         graph = trace(engine, work)
         graphs = {"fp32": graph, "fp16": to_fp16(graph)}
+        if int8_images is not None:
+            progress(f"calibrating INT8 with {len(int8_images)} photos")
+            even = smoothed(engine, int8_images)
+            ranges = calibrate(even, int8_images)
+            graphs["int8"] = to_int8(graph if even is engine else trace(even, work), ranges)
         progress("writing weights")
         entries: dict[str, Path] = {WEIGHTS: work / WEIGHTS}
         with WeightStore(work / WEIGHTS, weights_dtype) as store:
@@ -87,6 +99,11 @@ def export_engine(
             license=license,
             provenance={**(provenance or {}), "versions": {"torch": torch.__version__, "onnx": onnx.__version__}},
         )
+        if parity_images is not None:
+            progress(f"comparing with torch on {len(parity_images)} images")
+            rows = measure_parity(declip, write_engine(work / "draft.engine", manifest, entries), parity_images)
+            require_parity(rows)
+            manifest = replace(manifest, provenance={**manifest.provenance, "parity": [asdict(r) for r in rows]})
         return write_engine(target, manifest, entries)
 
 

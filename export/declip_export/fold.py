@@ -32,7 +32,9 @@ class ExportTower(nn.Module):
         size = preprocess.size
         mean = 255 * torch.tensor(preprocess.mean).view(1, 3, 1, 1)
         std = 255 * torch.tensor(preprocess.std).view(1, 3, 1, 1)
-        pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        pixels = torch.randint(
+            0, 256, (2, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
         normalised = (pixels.permute(0, 3, 1, 2).float() - mean) / std
         self.visual = copy.deepcopy(visual).eval()
         with torch.no_grad():

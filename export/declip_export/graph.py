@@ -30,7 +30,9 @@ class EngineGraph(nn.Module):
 
     def __init__(self, declip: DeCLIP, preprocess: Preprocess, *, semantic: bool = False) -> None:
         super().__init__()
-        visual = declip.visual
+        visual, sides = declip.visual, (preprocess.size, preprocess.size)
+        if tuple(getattr(visual, "image_size", sides)) != sides:
+            raise ExportError(f"the tower takes {visual.image_size} pixels, not {sides}. Give its own preprocessing.")
         self.tower = ExportViT(visual, preprocess) if can_rewrite(visual) else ExportTower(visual, preprocess)
         self.perceptual = copy.deepcopy(declip.perceptual)
         self.semantic = copy.deepcopy(declip.semantic) if semantic else None
@@ -71,4 +73,4 @@ class EngineGraph(nn.Module):
 
 
 def _normalized(x: Tensor) -> Tensor:
-    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+    return torch.div(x, torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12))

@@ -21,6 +21,8 @@ from declip_runtime.errors import ExportError
 from .graph import EngineGraph
 
 OPSET = 18
+_PREFIX = "engine."  # of parameters seen through _Traced
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -120,9 +122,11 @@ def _load(path: Path, raw: tuple[str, ...]) -> OnnxGraph:
         else:
             constants[tensor.name] = numpy_helper.to_array(tensor)
     values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    for node in model.graph.node:
+        node.input[:] = [name.removeprefix(_PREFIX) for name in node.input]
     return OnnxGraph(
         list(model.graph.node),
-        constants,
+        {name.removeprefix(_PREFIX): array for name, array in constants.items()},
         list(model.graph.input),
         list(model.graph.output),
         raw,
@@ -132,6 +136,7 @@ def _load(path: Path, raw: tuple[str, ...]) -> OnnxGraph:
 
 def _tidy(graph: OnnxGraph, outputs: list[str]) -> OnnxGraph:
     graph.outputs = [o for o in graph.outputs if o.name in outputs]
+    _cast_first(graph)
     kept: list[NodeProto] = []
     aliases: dict[str, str] = {}
     for node in graph.nodes:
@@ -151,3 +156,13 @@ def _tidy(graph: OnnxGraph, outputs: list[str]) -> OnnxGraph:
     graph.nodes = kept
     graph.prune()
     return graph
+
+
+def _cast_first(graph: OnnxGraph) -> None:
+    """Let nothing but one Cast see the uint8 input; what asks for its shape asks the Cast's result instead."""
+    source = graph.inputs[0].name
+    cast = next(node for node in graph.nodes if node.op_type == "Cast" and node.input[0] == source)
+    graph.nodes.remove(cast)
+    for node in graph.nodes:
+        node.input[:] = [cast.output[0] if name == source else name for name in node.input]
+    graph.nodes.insert(0, cast)

@@ -22,7 +22,7 @@ _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
 def to_fp16(graph: OnnxGraph) -> OnnxGraph:
-    """The same graph, typed; constants are shared with the original by name (``NAME::fp16`` is stored as NAME)."""
+    """The same graph, typed; its constants are the original's arrays (``NAME.fp16`` where computed with in FP16)."""
     source = graph.copy()
     result = OnnxGraph([], {}, source.inputs, source.outputs, source.raw, source.types)
     full = _full_precision(source)
@@ -34,7 +34,7 @@ def to_fp16(graph: OnnxGraph) -> OnnxGraph:
             if array.dtype != "float32" or wanted == _FLOAT:
                 result.constants[name] = array
                 return name
-            half = f"{name}::fp16"
+            half = f"{name}.fp16"
             result.constants[half], result.types[half] = array, _HALF
             return half
         if result.types.get(name) not in (_FLOAT, _HALF) or result.types[name] == wanted:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from declip_runtime.manifest import Preprocess
 
@@ -75,10 +76,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """One block."""
         h = self.ln_1(x)
-        if self.first_token_only:
-            x = x[:, :1] + self.attention(h[:, :1], h)
-        else:
-            x = x + self.attention(h, h)
+        x = x[:, :1] + self.attention(h[:, :1], h) if self.first_token_only else x + self.attention(h, h)
         y: Tensor = x + self.down(self.act(self.up(self.ln_2(x))))
         return y
 
@@ -90,6 +88,8 @@ class ExportViT(nn.Module):
     W' (x - 128) + b' with W' = W / (255 std) and b' = sum W (128 / 255 - mean) / std, and b' joins the positions.
     """
 
+    pixel_centre: Tensor
+
     def __init__(self, visual: Any, preprocess: Preprocess) -> None:
         super().__init__()
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
@@ -100,8 +100,8 @@ class ExportViT(nn.Module):
         # One value per input of the product, not one scalar: OpenVINO runs the scalar form 15 times slower.
         self.register_buffer("pixel_centre", torch.full((self.patch**2 * 3,), PIXEL_CENTRE), persistent=False)
         positions = visual.positional_embedding.detach()
-        self.positions = nn.Parameter((positions[1:] + constant)[None], requires_grad=False)
-        self.class_token = nn.Parameter((positions[:1] + visual.class_embedding.detach())[None], requires_grad=False)
+        first = positions[:1] + visual.class_embedding.detach()
+        self.positions = nn.Parameter(torch.cat([first, positions[1:] + constant])[None], requires_grad=False)
         self.first_token = visual.pool_type == "tok"
         self.ln_pre, self.ln_post = copy.deepcopy(visual.ln_pre), copy.deepcopy(visual.ln_post)
         self.norm_after_pool: bool = visual.final_ln_after_pool
@@ -116,8 +116,8 @@ class ExportViT(nn.Module):
         """Embed."""
         x = images.float().reshape(-1, self.grid, self.patch, self.grid, self.patch * 3)
         x = x.transpose(2, 3).reshape(-1, self.grid**2, self.patch**2 * 3)
-        x = self.patch_embedding(x - self.pixel_centre) + self.positions
-        x = self.ln_pre(torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1))
+        x = self.patch_embedding(x - self.pixel_centre)
+        x = self.ln_pre(F.pad(x, (0, 0, 1, 0)) + self.positions)  # the class token is 0 plus its position
         for block in self.blocks:
             x = block(x)
         if self.first_token:

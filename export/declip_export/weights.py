@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -22,7 +23,7 @@ StorageDtype = Literal["float16", "float32"]
 
 
 class WeightStore:
-    """Writes ``weights.bin``, each constant once, however many graphs refer to it.
+    """Writes ``weights.bin``, equal constants once, however many graphs refer to them.
 
     FP32 constants are stored in FP16 where that loses nothing, which is the case for weights that were rounded
     before; text embeddings and the like keep FP32. A context manager.
@@ -31,7 +32,7 @@ class WeightStore:
     def __init__(self, path: Path, storage: StorageDtype) -> None:
         self.path, self.storage = path, storage
         self._file = path.open("wb")
-        self._places: dict[str, tuple[np.dtype[np.generic], int, int]] = {}
+        self._places: dict[tuple[str, bytes], tuple[np.dtype[np.generic], int, int]] = {}
 
     def __enter__(self) -> WeightStore:
         return self
@@ -41,15 +42,15 @@ class WeightStore:
     ) -> None:
         self._file.close()
 
-    def place(self, name: str, array: Array) -> tuple[np.dtype[np.generic], int, int]:
-        """Dtype as stored, offset and length in bytes; written at the first call for ``name``."""
-        if name not in self._places:
-            stored = np.asarray(self._stored(array), order="C")
+    def place(self, array: Array) -> tuple[np.dtype[np.generic], int, int]:
+        """Dtype as stored, offset and length in bytes; written when these values are seen for the first time."""
+        stored = np.asarray(self._stored(array), order="C")
+        key = (str(stored.dtype), hashlib.sha256(stored.data).digest())
+        if key not in self._places:
             self._file.write(bytes(-self._file.tell() % ALIGNMENT))
-            offset = self._file.tell()
+            self._places[key] = (stored.dtype, self._file.tell(), stored.nbytes)
             self._file.write(stored.data)
-            self._places[name] = (stored.dtype, offset, stored.nbytes)
-        return self._places[name]
+        return self._places[key]
 
     def _stored(self, array: Array) -> Array:
         if self.storage == "float32" or array.dtype != np.float32:
@@ -72,8 +73,7 @@ def head(graph: OnnxGraph, store: WeightStore) -> bytes:
             inline = array.astype(helper.tensor_dtype_to_np_dtype(wanted))
             initializers.append(numpy_helper.from_array(np.asarray(inline, order="C"), name))
             continue
-        key = name.partition("::")[0]
-        dtype, offset, length = store.place(key, array)
+        dtype, offset, length = store.place(array)
         stored = helper.np_dtype_to_tensor_dtype(dtype)
         external = name if stored == wanted else f"{name}.stored"
         if stored != wanted:
@@ -96,5 +96,3 @@ def _external(name: str, dtype: int, shape: tuple[int, ...], offset: int, length
     for key, value in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)
     return tensor
-
-

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from declip_export.engine import export_engine
+from declip_export.photos import sample_images
 from declip_runtime.manifest import CalibrationCurve, License, ScoreSpec, Validation
 from declip_training.model.declip import DeCLIP
 from declip_training.model.projector import Projector
@@ -37,8 +38,9 @@ SCORES = (
 )
 
 
-def main(path: Path = Path(__file__).with_name("tiny.engine")) -> None:
-    """Write the engine to ``path``."""
+def main() -> None:
+    """Write the engine beside this file."""
+    path = Path(__file__).with_name("tiny.engine")
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "declip-tiny.json"
         config.write_text(json.dumps(CONFIG), encoding="utf-8")
@@ -58,6 +60,7 @@ def main(path: Path = Path(__file__).with_name("tiny.engine")) -> None:
         preprocess,
         SCORES,
         path,
+        int8_images=sample_images(preprocess.size, 16),
         semantic=True,
         name="declip-tiny",
         license=License("CC0-1.0", "Random numbers; do with them what you like."),

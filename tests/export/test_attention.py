@@ -1,0 +1,36 @@
+"""What OpenVINO executes: attention as one fused layer, and no leftovers of the export around it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Which of them OpenVINO takes depends on the CPU's instruction set; both hold the softmax.
+FUSED_ATTENTION = {"Subgraph", "ScaledDotProductAttention"}
+
+
+def executed(exported: Any, family: str, folder: Path) -> list[Any]:
+    import openvino
+
+    exported(family).unpack(folder)
+    compiled = openvino.Core().compile_model(str(folder / "fp32.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return list(compiled.get_runtime_model().get_ordered_ops())
+
+
+def kind(operation: Any) -> str:
+    return str(operation.get_rt_info()["layerType"].astype(str))
+
+
+@pytest.mark.parametrize(("family", "blocks"), [("vit", 2), ("vit-quickgelu", 2), ("vit-average", 2), ("timm-vit", 6)])
+def test_attention_is_fused(exported: Any, family: str, blocks: int, tmp_path: Path) -> None:
+    operations = executed(exported, family, tmp_path)
+    kinds = Counter(kind(o) for o in operations)
+    assert "Softmax" not in kinds, kinds
+    fused = [o for o in operations if kind(o) in FUSED_ATTENTION]
+    names = [str(o.get_rt_info()["originalLayersNames"].astype(str)).lower() for o in fused]
+    attention = [n for o, n in zip(fused, names, strict=True) if "softmax" in n or kind(o) != "Subgraph"]
+    assert len(attention) == blocks, names
+    assert all(n.count("matmul") + n.count("product") >= 2 for n in attention if "softmax" in n), "its two products too"

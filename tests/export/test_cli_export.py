@@ -1,0 +1,113 @@
+"""``declip export`` from the command line, on a tower small enough for a test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from declip_export.parity import main as parity_main
+from declip_runtime.engine_file import EngineFile
+from declip_sdk.cli import run
+from declip_training.model.checkpoint import ProjectorCheckpoint, save_projectors, tower_sha256
+from declip_training.model.projector import Projector
+from declip_training.model.tower import load_clip
+
+CONFIG = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+PROMPTS = '[scores.quality]\nkind = "quality"\npairs = [["Good photo.", "Bad photo."]]\n'
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "cli-tower.json"
+    path.write_text(json.dumps(CONFIG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tower: Path) -> Path:
+    model, _, _ = load_clip(str(tower), "random", seed=3)
+    path = tower.with_name("weights.safetensors")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    return path
+
+
+def test_all_options(tower: Path, weights: Path, tmp_path: Path, capsys: Any) -> None:
+    clip, _, _ = load_clip(str(tower), weights)
+    generator = torch.Generator().manual_seed(0)
+    projectors = [Projector(16, 24, form).randomize(generator) for form in ("between", "before")]
+    digest = save_projectors(
+        tmp_path / "p.safetensors", ProjectorCheckpoint("cli-tower", "x", tower_sha256(clip.visual), *projectors)
+    )
+    (tmp_path / "prompts.toml").write_text(PROMPTS)
+    photos = tmp_path / "photos" / "deep"
+    photos.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(9):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(photos / f"{i}.jpg")
+    out = tmp_path / "model.engine"
+    arguments = ["--tower", str(tower), "--pretrained", str(weights), "--projector", str(tmp_path / "p.safetensors")]
+    arguments += ["--prompts", str(tmp_path / "prompts.toml"), "--int8", str(tmp_path / "photos"), "-o", str(out)]
+    assert run(["export", *arguments, "--semantic", "--name", "mine"]) == 0
+    shown = capsys.readouterr()
+    assert "model.engine" in shown.out
+    assert "peak memory" in shown.out
+    for stage in ("loading", "tracing", "calibrating INT8 with 9 photos", "writing the engine", "in all"):
+        assert stage in shown.err
+    manifest = EngineFile.open(out).manifest
+    assert manifest.name == "mine"
+    assert manifest.score_names == ("quality",)
+    assert set(manifest.graphs) == {"fp32", "fp16", "int8"}
+    assert manifest.provenance["projector_sha256"] == digest
+    assert manifest.provenance["tower"] == "cli-tower"
+    assert manifest.provenance["pretrained"] == "weights.safetensors"
+    assert any(r["subject"].endswith("int8") for r in manifest.provenance["parity"])
+
+
+def test_zero_shot_default_prompts_are_not_validated(tower: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clip.engine"
+    assert run(["export", "--tower", str(tower), "--pretrained", "random", "--no-parity", "-o", str(out)]) == 0
+    manifest = EngineFile.open(out).manifest
+    assert len(manifest.scores) == 12
+    assert all(s.validated is None and s.calibration is None for s in manifest.scores)
+    assert manifest.provenance["projector_sha256"] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--tower": "ViT-B-33"}, "no tower 'ViT-B-33'"),
+        ({"--pretrained": "nonsense"}, "neither a file nor a pretrained tag"),
+        ({"--projector": "missing.safetensors"}, "missing.safetensors cannot be read"),
+        ({"--prompts": "missing.toml"}, "missing.toml cannot be read"),
+        ({"-o": "no/such/folder/x.engine"}, "does not exist"),
+    ],
+)
+def test_errors_are_one_line(
+    tower: Path, tmp_path: Path, capsys: Any, monkeypatch: Any, changed: dict[str, str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"--tower": str(tower), "--pretrained": "random", "-o": "x.engine", **changed}
+    assert run(["export", *(part for pair in options.items() for part in pair)]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("declip: ")
+    assert message in last
+
+
+def test_parity_command_prints_markdown(tower: Path, capsys: Any) -> None:
+    assert parity_main(["--tower", str(tower), "--images", "4", "--weights", "float32"]) == 0
+    shown = capsys.readouterr().out
+    assert "projector 'between'" in shown
+    assert "projector 'before'" in shown
+    assert "| met |" in shown
+    assert "MISSED" not in shown

@@ -1,0 +1,131 @@
+"""What an exported engine file holds."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+
+from declip_export.engine import export_engine
+from declip_export.graph import EngineGraph
+from declip_export.weights import ALIGNMENT, WeightStore
+from declip_runtime import onnx_head
+from declip_runtime.engine_file import EngineFile
+from declip_runtime.errors import ExportError, UsageError
+from declip_runtime.manifest import License
+
+
+def test_graphs_share_fp16_weights(small: Any, exported: Any) -> None:
+    engine: EngineFile = exported("vit")
+    tensors = {name: onnx_head.tensors(engine.read(entry)) for name, entry in engine.manifest.graphs.items()}
+    places = {name: {(t.offset, t.length, t.dtype) for t in found} for name, found in tensors.items()}
+    assert places["fp32"] == places["fp16"]
+    stored = {t.dtype for t in tensors["fp32"]}
+    assert stored <= {"float16"}
+    assert all(t.offset % ALIGNMENT == 0 for t in tensors["fp32"])
+    model = small("vit")
+    parameters = sum(p.numel() for p in EngineGraph(model.declip, model.preprocess, semantic=True).parameters())
+    assert engine.manifest.entries["weights.bin"].size < 2.1 * parameters
+
+
+def test_fp16_graph_computes_in_fp16_with_fp32_islands(exported: Any, tmp_path: Path) -> None:
+    exported("vit").unpack(tmp_path)
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(tmp_path / "fp16.onnx")), strict_mode=True)
+    values = [*model.graph.value_info, *model.graph.input, *model.graph.output]
+    types = {v.name: v.type.tensor_type.elem_type for v in values}
+    types |= {t.name: t.data_type for t in model.graph.initializer}
+    by_type: dict[str, set[int]] = {}
+    for node in model.graph.node:
+        if node.op_type != "Cast":
+            by_type.setdefault(node.op_type, set()).update(types[n] for n in node.output if n)
+    assert by_type["LayerNormalization"] == by_type["Softmax"] == by_type["ReduceL2"] == {TensorProto.FLOAT}
+    products = [types[n.output[0]] for n in model.graph.node if n.op_type in ("MatMul", "Gemm")]
+    # FP32 are the cosine with the prompts, and the mean over pairs where a score has several.
+    assert products.count(TensorProto.FLOAT) == 2
+    assert products.count(TensorProto.FLOAT16) == len(products) - 2 >= 18
+
+
+def test_fp32_storage(small: Any, exported: Any, tmp_path: Path) -> None:
+    engine = small("vit").export(tmp_path / "vit.engine", weights_dtype="float32")
+    assert engine.manifest.weights_dtype == "float32"
+    half = exported("vit").manifest.entries["weights.bin"].size
+    assert engine.manifest.entries["weights.bin"].size > 1.9 * half
+    assert {t.dtype for t in onnx_head.tensors(engine.read("graphs/fp16.onnx"))} == {"float32"}
+
+
+def test_store_writes_equal_values_once_and_keeps_what_fp16_would_lose(tmp_path: Path) -> None:
+    exact, fine = np.arange(300, dtype=np.float32), np.full(300, 0.1, np.float32)
+    with WeightStore(tmp_path / "w", "float16") as store:
+        assert store.place(exact) == (np.dtype(np.float16), 0, 600)
+        assert store.place(fine)[0] == np.float32
+        assert store.place(exact.copy()) == (np.dtype(np.float16), 0, 600)
+        assert store.place(np.full(300, 1e6, np.float32))[0] == np.float32
+    data = (tmp_path / "w").read_bytes()
+    np.testing.assert_array_equal(np.frombuffer(data, np.float16, 300), exact)
+
+
+def test_weights_beyond_fp16_are_named(small: Any, tmp_path: Path) -> None:
+    model = copy.deepcopy(small("vit"))
+    with torch.no_grad():
+        model.declip.visual.transformer.resblocks[1].mlp.c_fc.weight[0, 0] = 1e5
+    with pytest.raises(ExportError, match=r"tower\.blocks\.1\.up\.weight does not fit FP16.*--weights float32"):
+        model.export(tmp_path / "x.engine")
+    model.export(tmp_path / "x.engine", weights_dtype="float32")
+
+
+def test_manifest_provenance_parity_and_progress(small: Any, tmp_path: Path) -> None:
+    model, stages = small("vit"), []
+    engine = model.export(
+        tmp_path / "named.engine",
+        name="my-model",
+        license=License("MIT"),
+        provenance={"tower": "vit"},
+        parity_images=model.images(4),
+        progress=stages.append,
+    )
+    manifest = EngineFile.open(engine.path).manifest
+    assert manifest.name == "my-model"
+    assert manifest.license == License("MIT")
+    assert manifest.score_names == ("quality", "brightness")
+    assert manifest.provenance["tower"] == "vit"
+    assert set(manifest.provenance["versions"]) == {"torch", "onnx"}
+    assert [r for r in manifest.provenance["parity"] if r["exact"]]
+    assert manifest.logit_scale == 20.0
+    assert manifest.has_semantic
+    assert len(stages) >= 5
+    assert [p.name for p in tmp_path.iterdir()] == ["named.engine"], "the draft and the traced weights are gone"
+    engine.verify()
+
+
+def test_the_model_is_not_changed(small: Any, tmp_path: Path) -> None:
+    model = small("timm-resnet")
+    before = copy.deepcopy(model.declip.state_dict())
+    model.export(tmp_path / "x.engine")
+    after = model.declip.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_export_is_reproducible(small: Any, exported: Any, tmp_path: Path) -> None:
+    assert small("vit").export(tmp_path / "again.engine").id == exported("vit").id
+
+
+def test_wrong_number_of_scores_and_missing_folder(small: Any, tmp_path: Path) -> None:
+    model = small("vit")
+    with pytest.raises(UsageError, match="has 2 scores, 1 are described"):
+        export_engine(model.declip, model.preprocess, model.specs[:1], tmp_path / "x.engine")
+    with pytest.raises(UsageError, match="does not exist"):
+        model.export(tmp_path / "no" / "x.engine")
+
+
+def test_another_size_than_the_towers_is_refused(small: Any, tmp_path: Path) -> None:
+    model = small("vit")
+    with pytest.raises(ExportError, match=r"takes \(48, 48\) pixels, not \(64, 64\)"):
+        replace(model, preprocess=replace(model.preprocess, size=64)).export(tmp_path / "x.engine")

@@ -1,0 +1,112 @@
+"""Projector checkpoints: what is kept, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from declip_runtime.errors import CheckpointError
+from declip_runtime.manifest import ScoreSpec
+from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_sha256
+from declip_training.model.projector import Projector
+from declip_training.model.prompts import PromptSet, ScorePrompts
+from declip_training.model.tower import load_clip
+
+
+@pytest.fixture
+def made(tiny_clip: Any) -> ProjectorCheckpoint:
+    generator = torch.Generator().manual_seed(0)
+    spec = ScoreSpec("quality", "quality", (("Good photo.", "Bad photo."),))
+    prompts = PromptSet((ScorePrompts(spec, torch.randn(4, 32, generator=generator)),), 12.5)
+    return ProjectorCheckpoint(
+        "tiny-train",
+        "random",
+        tower_sha256(tiny_clip[0].visual),
+        Projector(32, 48, "before").randomize(generator),
+        Projector(32, 64).randomize(generator),
+        prompts,
+    )
+
+
+def test_round_trip(made: ProjectorCheckpoint, tmp_path: Path) -> None:
+    digest = save_projectors(tmp_path / "p.safetensors", made)
+    loaded = load_projectors(tmp_path / "p.safetensors")
+    assert loaded.sha256 == digest
+    assert (loaded.tower, loaded.pretrained, loaded.tower_sha256) == ("tiny-train", "random", made.tower_sha256)
+    assert (loaded.perceptual.activation, loaded.perceptual.latent) == ("before", 48)
+    assert (loaded.semantic.activation, loaded.semantic.latent) == ("between", 64)
+    x = torch.randn(3, 32)
+    assert torch.equal(loaded.perceptual(x), made.perceptual(x))
+    assert torch.equal(loaded.semantic(x), made.semantic(x))
+    assert loaded.prompts is not None
+    assert made.prompts is not None
+    assert loaded.prompts.sha256() == made.prompts.sha256()
+    assert loaded.prompts.logit_scale == 12.5
+
+
+def test_header_is_json_that_says_everything(made: ProjectorCheckpoint, tmp_path: Path) -> None:
+    save_projectors(tmp_path / "p.safetensors", made)
+    with safe_open(tmp_path / "p.safetensors", "pt") as file:
+        header = json.loads(file.metadata()["declip"])
+    assert header["tower"] == "tiny-train"
+    assert header["pretrained"] == "random"
+    assert header["perceptual"] == {"dim": 32, "latent": 48, "activation": "before"}
+    assert header["prompts"]["scores"]["quality"]["pairs"] == [["Good photo.", "Bad photo."]]
+    assert len(header["sha256"]) == 64
+
+
+def test_tower_is_recognised_by_its_weights(made: ProjectorCheckpoint, tiny_clip: Any, tiny_config: Path) -> None:
+    made.require_tower(tiny_clip[0].visual, "tiny-train")
+    other, _, _ = load_clip(str(tiny_config), "random", seed=77)
+    with pytest.raises(CheckpointError, match="trained on tiny-train"):
+        made.require_tower(other.visual, "tiny-train")  # type: ignore[arg-type]
+
+
+def test_altered_truncated_and_foreign_files(made: ProjectorCheckpoint, tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    save_projectors(path, made)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="do not match the hash"):
+        load_projectors(path)
+    path.write_bytes(data[:-100])
+    with pytest.raises(CheckpointError, match="cannot be read as projectors"):
+        load_projectors(path)
+    path.write_bytes(b"something else entirely")
+    with pytest.raises(CheckpointError, match="cannot be read as projectors"):
+        load_projectors(path)
+    with pytest.raises(CheckpointError, match="cannot be read as projectors"):
+        load_projectors(tmp_path / "missing.safetensors")
+    save_file({"a": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="has no DeCLIP header"):
+        load_projectors(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 99}, "newer SDK"),
+        ({"perceptual": {"dim": 64, "latent": 48, "activation": "before"}}, "does not describe its tensors"),
+        ({"perceptual": {"dim": 32, "latent": 48, "activation": "after"}}, "unknown projector form"),
+        ({"perceptual": None}, "does not describe its tensors"),
+        ({"sha256": "0" * 64}, "do not match the hash"),
+    ],
+)
+def test_header_that_does_not_fit(
+    made: ProjectorCheckpoint, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "p.safetensors"
+    save_projectors(path, made)
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["declip"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    save_file(tensors, path, metadata={"declip": json.dumps({**header, **change})})
+    with pytest.raises(CheckpointError, match=message):
+        load_projectors(path)
