@@ -38,8 +38,9 @@ class EngineGraph(nn.Module):
         self.semantic = copy.deepcopy(declip.semantic) if semantic else None
         self.size = preprocess.size
         pairs, scores = declip.averaging.shape
-        self.register_buffer("direction", declip.direction.detach().t().contiguous(), persistent=False)
-        self.register_buffer("averaging", None if pairs == scores else declip.averaging.clone(), persistent=False)
+        self.register_buffer("direction", declip.direction.detach().clone(), persistent=False)
+        averaging = None if pairs == scores else declip.averaging.t().contiguous()
+        self.register_buffer("averaging", averaging, persistent=False)
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -53,11 +54,15 @@ class EngineGraph(nn.Module):
         return (perceptual,) if self.semantic is None else (perceptual, self.semantic(embedded))
 
     def head(self, perceptual: Tensor, *semantic: Tensor) -> tuple[Tensor, ...]:
-        """Everything that stays FP32 in every graph: L2 normalisation, cosine, sigmoid, mean over pairs."""
+        """Everything that stays FP32 in every graph: L2 normalisation, cosine, sigmoid, mean over pairs.
+
+        Products are written as sums: OpenVINO computes in bf16 up to a graph's last matrix product, and a score that
+        is rounded to bf16 takes a few hundred values only.
+        """
         f = _normalized(perceptual)
-        scores = torch.sigmoid(torch.matmul(f, self.direction))
+        scores = torch.sigmoid((f.unsqueeze(1) * self.direction).sum(-1))
         if self.averaging is not None:
-            scores = torch.matmul(scores, self.averaging)
+            scores = (scores.unsqueeze(1) * self.averaging).sum(-1)
         return (scores, f, *(_normalized(s) for s in semantic))
 
     @torch.no_grad()

@@ -12,11 +12,11 @@ import pytest
 FUSED_ATTENTION = {"Subgraph", "ScaledDotProductAttention"}
 
 
-def executed(exported: Any, family: str, folder: Path) -> list[Any]:
+def executed(exported: Any, family: str, folder: Path, precision: str = "f32") -> list[Any]:
     import openvino
 
     exported(family).unpack(folder)
-    compiled = openvino.Core().compile_model(str(folder / "fp32.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino.Core().compile_model(str(folder / "fp32.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": precision})
     return list(compiled.get_runtime_model().get_ordered_ops())
 
 
@@ -34,3 +34,11 @@ def test_attention_is_fused(exported: Any, family: str, blocks: int, tmp_path: P
     attention = [n for o, n in zip(fused, names, strict=True) if "softmax" in n or kind(o) != "Subgraph"]
     assert len(attention) == blocks, names
     assert all(n.count("matmul") + n.count("product") >= 2 for n in attention if "softmax" in n), "its two products too"
+
+
+def test_the_head_stays_fp32_where_openvino_computes_in_bf16(exported: Any, tmp_path: Path) -> None:
+    operations = executed(exported, "vit", tmp_path, "bf16")
+    last_product = max(i for i, o in enumerate(operations) if kind(o) in ("FullyConnected", "MatMul"))
+    head = [o for o in operations[last_product:] if kind(o) in ("Eltwise", "Reduce", "Output")]
+    assert len(head) >= 6
+    assert {str(o.get_rt_info()["runtimePrecision"].astype(str)) for o in head} == {"f32"}

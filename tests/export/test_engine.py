@@ -47,9 +47,12 @@ def test_fp16_graph_computes_in_fp16_with_fp32_islands(exported: Any, tmp_path: 
             by_type.setdefault(node.op_type, set()).update(types[n] for n in node.output if n)
     assert by_type["LayerNormalization"] == by_type["Softmax"] == by_type["ReduceL2"] == {TensorProto.FLOAT}
     products = [types[n.output[0]] for n in model.graph.node if n.op_type in ("MatMul", "Gemm")]
-    # FP32 are the cosine with the prompts, and the mean over pairs where a score has several.
-    assert products.count(TensorProto.FLOAT) == 2
-    assert products.count(TensorProto.FLOAT16) == len(products) - 2 >= 18
+    assert products == [TensorProto.FLOAT16] * len(products)
+    assert len(products) >= 18
+    for name in ("raw_perceptual", "raw_semantic"):
+        assert types[name] == TensorProto.FLOAT16, "the head begins after the projectors"
+    head = [n for n in model.graph.node if n.op_type in ("Sigmoid", "ReduceSum") and types[n.output[0]] != 10]
+    assert len(head) == 3, "cosine with the prompts, softmax of each pair, mean over pairs"
 
 
 def test_fp32_storage(small: Any, exported: Any, tmp_path: Path) -> None:
