@@ -22,7 +22,7 @@ from declip_runtime.benchmark import Row, model_workload
 from declip_runtime.cpu import available_cpus
 
 VIT = "ViT-B-32"
-TORCH, TORCH_BF16 = "torch fp32 eager", "torch bf16 autocast"
+TORCH, TORCH_BF16 = "torch fp32 eager", "torch bf16 eager"
 PLAIN_ORT, PLAIN_OV = "plain export, ONNX Runtime", "plain export, OpenVINO"
 CEILING, OURS = "GEMM ceiling, bf16", "ours, openvino"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -59,7 +59,7 @@ def measure(
     )
     work = {
         TORCH: peers.torch_peer(model, images),
-        TORCH_BF16: peers.torch_peer(model, images, bf16=True),
+        TORCH_BF16: peers.torch_peer(model, images, torch.bfloat16),
         **{name: export(images) for name, export in exports.items()},
         **{f"ours, {b.name} {b.precision}": model_workload(b, size, batch) for b in backends},
         CEILING: peers.gemm_ceiling(model, images),

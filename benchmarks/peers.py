@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def load_model(name: str, folder: Path, *, int8: bool = False) -> Model:
     prompts = PromptSet.default()
     projector = Projector(prompts.encode(clip, tokenizer).pairs.shape[2]).randomize(torch.Generator().manual_seed(0))
     declip = DeCLIP.from_clip(clip, tokenizer, prompts, projector).eval()
-    # As open_clip hands it out: with frozen weights torch multiplies attention's inputs ten times slower in bf16.
+    # As open_clip hands it out: with frozen weights torch can take slower paths.
     declip.requires_grad_(True)
     if name == NANO:
         return Model(name, declip, preprocess, EngineFile.open(bundled_engine()))
@@ -74,17 +75,22 @@ def normalized(pixels: np.ndarray[Any, Any], preprocess: Preprocess) -> Tensor:
     """What open_clip's transform would have handed to torch: float32 [B, 3, S, S]."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
     images: Tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
-    normal: Tensor = (images - mean) / std
-    return normal.contiguous()
+    normal: Tensor = ((images - mean) / std).contiguous()
+    return normal
 
 
-def torch_peer(model: Model, images: Tensor, *, bf16: bool = False) -> Workload:
-    """open_clip eager, as a user would write it; ``bf16`` by autocast."""
+def torch_peer(model: Model, images: Tensor, dtype: torch.dtype = torch.float32) -> Workload:
+    """open_clip eager, as a user would write it; a tower of another ``dtype`` holds its weights in it.
+
+    Autocast is not used for bf16: its copies of the weights send attention's inputs down a path slower than FP32's.
+    """
+    declip = model.declip if dtype == torch.float32 else copy.deepcopy(model.declip)
+    declip.visual.to(dtype)
+    images = images.to(dtype)
 
     @torch.inference_mode()
     def run() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return model.declip(images).scores
+        return declip(images).scores
 
     return run
 
