@@ -55,6 +55,7 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, note: st
             result.preprocess,
             scores,
             out / "declip-nano.engine",
+            parity_images=result.photos,
             name="declip-nano",
             license=License("DeCLIP-nano research and benchmarking licence", licence),
             provenance={"recipe": "declip recipe nano", "card": result.card},

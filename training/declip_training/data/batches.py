@@ -149,9 +149,11 @@ class BatchSource:
         if not self._ladder_photos:
             return ladder(_random_crop(self._clean(rng), crop, rng), kind, severities, int(rng.integers(2**32)))
         path = self._ladder_photos[int(rng.integers(len(self._ladder_photos)))]
-        rungs = ladder(load_rgb(path), kind, severities, int(rng.integers(2**32)))
-        window = int(rng.integers(2**32))  # the same cut through every rung
         side = self._rated_pixels.shape[1]
+        clean = load_rgb(path)
+        clean = fit_square(clean, min(2 * side, *clean.shape[:2]))  # no more pixels than the tower's input can tell
+        rungs = ladder(clean, kind, severities, int(rng.integers(2**32)))
+        window = int(rng.integers(2**32))  # the same cut through every rung
         return [_random_crop(fit_square(r, side), crop, np.random.default_rng(window)) for r in rungs]
 
     def _clean(self, rng: np.random.Generator) -> Pixels:

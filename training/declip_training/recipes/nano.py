@@ -41,10 +41,13 @@ from declip_training.projectors import ProjectorConfig, train_projectors
 from declip_training.recipes.nano_data import SIDE, Banks, Sources, prepare
 
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
-BANK_BATCHES = 320
+BANK_BATCHES = 200
 BANK_CROPS = (192, 224)
-# what a tower sees worst after scaling down, compression and blown highlights, is shown to the projectors most
-BANK_SHAPE = BatchShape(ladders=8, distorted_captions=0.7, ladder_odds={"jpeg": 4.0, "overexposure": 3.0})
+# what a tower sees worst after scaling down, compression and blown highlights, is shown most
+NATIVE_SHAPE = BatchShape(ladders=6, distorted_captions=0.7, ladder_odds={"jpeg": 5.0, "overexposure": 3.0})
+ADAPT = PretrainConfig(
+    steps=300, crops=((1.0, 192),), lr=3e-4, text_lr=1e-4, warmup=20, ema=0.985, seed=17, save_every=100
+)
 CLEAN_MOS = 0.65
 LADDER_PHOTOS = 40
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
@@ -58,12 +61,16 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class NanoResult:
-    """What the export needs, and the card: SRCC by subset on validation for every head that was compared."""
+    """What the export needs, and the card: SRCC by subset on validation for every head that was compared.
+
+    ``photos`` uint8 [16, S, S, 3] are prepared validation photos, for comparing the engine with torch.
+    """
 
     declip: DeCLIP
     preprocess: Preprocess
     scores: tuple[ScoreSpec, ...]
     card: dict[str, Any]
+    photos: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -104,27 +111,45 @@ class Nano:
             calibration=fit_calibration(raw, self.mos, "BIQ2021 Train, validation split"),
         )
         (self.out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        return NanoResult(declip, preprocess, (spec,), card)
+        return NanoResult(declip, preprocess, (spec,), card, np.array(self.banks.validation[:16]))
 
     def tower(self) -> tuple[nn.Module, Tokenizer, Preprocess]:
-        """Pre-trained tower and text tower (moving average), frozen."""
+        """Pre-trained tower and text tower (moving averages), adapted to ladders at native resolution, frozen."""
         clip, tokenizer, preprocess = load_clip(str(MODEL_CONFIG), "random")
-        done = self.out / "clip.safetensors"
+        self._train(clip, tokenizer, preprocess, self.config, self._source(BatchShape()), "clip")
+        native = self._source(NATIVE_SHAPE, self._ladder_photos())
+        self._train(clip, tokenizer, preprocess, ADAPT, native, "adapted")
+        return clip.eval().requires_grad_(False), tokenizer, preprocess
+
+    def _train(
+        self,
+        clip: nn.Module,
+        tokenizer: Tokenizer,
+        preprocess: Preprocess,
+        config: PretrainConfig,
+        source: BatchSource,
+        name: str,
+    ) -> None:
+        """Pre-train ``clip`` in place by ``config``, or load what an earlier run left."""
+        done, folder = self.out / f"{name}.safetensors", self.out / name
         if not done.is_file():
+            folder.mkdir(exist_ok=True)
             trained = pretrain(
                 clip,
                 tokenizer,
-                self._source(BatchShape()),
-                self.config,
-                self.out,
+                source,
+                config,
+                folder,
                 mean=preprocess.mean,
                 std=preprocess.std,
                 evaluate=lambda model: self._zero_shot(model, tokenizer, preprocess),
             )
             state = {k: v.contiguous() for k, v in trained.state_dict().items()}
-            save_file(state, done, metadata={"config": json.dumps(asdict(self.config))})
+            save_file(state, done, metadata={"config": json.dumps(asdict(config))})
         clip.load_state_dict(load_file(done))
-        return clip.eval().requires_grad_(False), tokenizer, preprocess
+
+    def _ladder_photos(self) -> list[Path]:
+        return [p.path for p in self.banks.splits.fit if p.mos >= CLEAN_MOS] + self.sources.clean
 
     def validation_features(self, clip: nn.Module, preprocess: Preprocess) -> ValidationFeatures:
         """Whole validation photos, and ladders (training's distortions, graded evenly) of the best of them."""
@@ -149,9 +174,7 @@ class Nano:
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         return build_feature_bank(
             visual,
-            self._source(
-                BANK_SHAPE, [p.path for p in self.banks.splits.fit if p.mos >= CLEAN_MOS] + self.sources.clean
-            ),
+            self._source(NATIVE_SHAPE, self._ladder_photos()),
             plan,
             self.out / "features.safetensors",
             mean=preprocess.mean,
@@ -184,7 +207,7 @@ class Nano:
                 bank, encode, scale, ProjectorConfig(), evaluate, self._log("projectors")
             )
             visual: nn.Module = clip.visual  # type: ignore[assignment]
-            made = ProjectorCheckpoint("declip-nano", "clip.safetensors", tower_sha256(visual), perceptual, semantic)
+            made = ProjectorCheckpoint("declip-nano", "adapted.safetensors", tower_sha256(visual), perceptual, semantic)
             save_projectors(path, made)
         return load_projectors(path)
 
