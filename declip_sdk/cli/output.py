@@ -47,14 +47,22 @@ def open_output(output: Path | None) -> Iterator[BinaryIO]:
     in_place = target.exists() and not target.is_file()  # a device or a pipe is written to, never replaced
     partial = target if in_place else target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as stream:
-            yield stream
+        with writing(output):
+            with partial.open("wb") as stream:
+                yield stream
+            if not in_place:
+                partial.replace(target)
+    finally:
         if not in_place:
-            partial.replace(target)
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Make the OSError of a block that writes ``output`` the user's: UsageError with the reason of the system."""
+    try:
+        yield
     except OSError as error:
         if isinstance(error, DeclipError):
             raise
         raise UsageError(f"cannot write {output}: {error.strerror}. Choose another place with -o.") from error
-    finally:
-        if not in_place:
-            partial.unlink(missing_ok=True)

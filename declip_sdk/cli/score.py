@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -160,7 +161,9 @@ def _filter(minimums: Sequence[str], names: Sequence[str]) -> Callable[[Score], 
         try:
             bounds[name] = float(number)
         except ValueError:
-            raise UsageError(f"--min {text}: give a number, as in --min {name}=0.4.") from None
+            bounds[name] = math.nan
+        if math.isnan(bounds[name]):
+            raise UsageError(f"--min {text}: give a number, as in --min {name}=0.4.")
     return lambda score: score.error is not None or all(score[name] >= low for name, low in bounds.items())
 
 

@@ -8,6 +8,7 @@ import click
 
 from declip_runtime.engine_file import EngineFile
 
+from .output import writing
 from .text import visible
 
 
@@ -20,5 +21,8 @@ def command(engine: str, output: Path | None) -> None:
     The graphs give raw scores: the calibration stands in manifest.json and is not part of them.
     """
     file = EngineFile.open(engine)
-    for path in file.unpack(output or Path(file.path.stem)):
+    folder = output or Path(file.path.stem)
+    with writing(folder):
+        paths = file.unpack(folder)
+    for path in paths:
         click.echo(visible(str(path)))

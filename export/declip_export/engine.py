@@ -61,6 +61,8 @@ def export_engine(
         raise UsageError(f"the model has {declip.averaging.shape[1]} scores, {len(scores)} are described. Match them.")
     if not target.parent.is_dir():
         raise UsageError(f"the folder {target.parent} does not exist. Create it or choose another output.")
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder. Name a file to write.")
     progress("writing the graph in torch")
     engine = EngineGraph(declip, preprocess, semantic=semantic)
     if weights_dtype == "float16":

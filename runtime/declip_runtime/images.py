@@ -174,6 +174,8 @@ def _read_all(source: Any, name: str) -> bytes | bytearray | memoryview:
         data = source.read()
         if position is not None:
             source.seek(position)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} was opened as text. Open it in binary mode ('rb').") from error
     except (OSError, ValueError) as error:
         raise ImageDecodeError(f"{name} cannot be read ({reason(error)}). Open it again.") from error
     if not isinstance(data, bytes):

@@ -203,13 +203,16 @@ class Scorer:
         manifest, views = loaded.engine.manifest, self._options.views
         if not pictures:
             return np.empty((0, len(manifest.scores)), np.float32), np.empty((0, manifest.embedding_dim), np.float32)
-        output = loaded.backend.run(np.concatenate(pictures))
-        if not np.isfinite(output.scores).all():  # NaN is how a failed image is told from the others
+        pixels, size = np.concatenate(pictures), self._batch_size(loaded)
+        outputs = [loaded.backend.run(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+        scores = np.concatenate([output.scores for output in outputs])
+        if not np.isfinite(scores).all():  # NaN is how a failed image is told from the others
             raise BackendExecutionError(
                 f"{loaded.backend.description} gave a score that is not a number. Use precision='fp32'."
             )
-        raw = output.scores.reshape(len(pictures), views, -1).mean(axis=1)
-        vectors = output.perceptual.reshape(len(pictures), views, -1).mean(axis=1)
+        raw = scores.reshape(len(pictures), views, -1).mean(axis=1)
+        perceptual = np.concatenate([output.perceptual for output in outputs])
+        vectors = perceptual.reshape(len(pictures), views, -1).mean(axis=1)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return calibrate(manifest.scores, raw), vectors
 

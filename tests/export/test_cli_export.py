@@ -91,6 +91,7 @@ def test_zero_shot_default_prompts_are_not_validated(tower: Path, tmp_path: Path
         ({"--projector": "missing.safetensors"}, "missing.safetensors cannot be read"),
         ({"--prompts": "missing.toml"}, "missing.toml cannot be read"),
         ({"-o": "no/such/folder/x.engine"}, "does not exist"),
+        ({"-o": "."}, "is a folder"),
     ],
 )
 def test_errors_are_one_line(

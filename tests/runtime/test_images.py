@@ -295,6 +295,8 @@ def test_unreadable_file_objects(photos):
         open_image(file)
     with pytest.raises(UsageError, match=r"gives str, not bytes\. Open it in binary mode"):
         open_image(io.StringIO("text"))
+    with photos[0].open(encoding="utf-8") as file, pytest.raises(UsageError, match="binary mode"):
+        open_image(file)
 
 
 def test_closed_or_truncated_pil_images_are_image_errors(photos, broken_photo):

@@ -253,6 +253,21 @@ def test_small_batches_hold_all_views_of_an_image() -> None:
         assert [s.values for s in small.score(pictures)] == [s.values for s in large.score(pictures)]
 
 
+def test_no_more_views_than_asked_for_go_through_the_model_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Watched(FakeBackend):
+        def _run_impl(self, images: Any) -> Output:
+            seen.append(len(images))
+            return super()._run_impl(images)
+
+    monkeypatch.setattr(f"{__name__}.Watched", Watched, raising=False)
+    monkeypatch.setitem(REGISTRY, "watched", f"{__name__}:Watched")
+    with Scorer(TINY, backend="watched", views=5, batch_size=2) as scorer:
+        scorer.score(picture(0, 200, 150))
+    assert seen == [2, 2, 1]
+
+
 # --- streaming
 
 

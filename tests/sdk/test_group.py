@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import subprocess
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
+from declip_runtime.engine_file import EngineFile
 from declip_sdk import __version__
 from declip_sdk.cli import run
 from declip_sdk.cli.group import VERBS
 
-from .command import DECLIP
+from .command import DECLIP, TINY
 
 
 @pytest.mark.parametrize("verb", list(VERBS))
@@ -39,6 +41,18 @@ def test_an_unknown_verb_is_wrong_use(capfd: Any) -> None:
     captured = capfd.readouterr()
     assert captured.err.startswith("declip: No such command 'scroe'")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["no/such/folder/x", "file/x"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, place: str, capfd: Any) -> None:
+    (tmp_path / "file").touch()
+    EngineFile.open(TINY).unpack(tmp_path / "unpacked")
+    assert run(["pack", str(tmp_path / "unpacked"), "-o", str(tmp_path / place)]) == 2
+    assert run(["unpack", str(TINY), "-o", str(tmp_path / "file" / "x")]) == 2
+    assert [line.split(":")[1] for line in capfd.readouterr().err.splitlines()] == [
+        f" cannot write {tmp_path / place}",
+        f" cannot write {tmp_path / 'file' / 'x'}",
+    ]
 
 
 def test_it_runs_as_a_module() -> None:

@@ -54,6 +54,16 @@ def test_the_main_command_scores_the_example_photos_without_torch(clone: Path) -
     assert not re.search(r"^(torch|open_clip|onnx)\b", listed, re.MULTILINE)
 
 
+def test_the_python_example_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (code,) = (text for language, text in BLOCKS if language == "python")
+    photos = [str(ROOT / "examples/photos" / name) for name in ("coffee.jpg", "broken.jpg")]
+    code = code.replace('"a.jpg", "b.jpg"', f"{photos[0]!r}").replace("Scorer()", "Scorer(backend='fake')")
+    exec(compile(code, "README.md", "exec"), {"paths": photos})
+    good, broken = capfd.readouterr().out.splitlines()
+    assert re.fullmatch(re.escape(photos[0]) + r" 0\.\d+", good)
+    assert "cannot be decoded" in broken or "is not an image" in broken
+
+
 def test_links_lead_to_files() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
         assert (ROOT / target).exists(), target

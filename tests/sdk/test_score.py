@@ -166,6 +166,7 @@ def test_min_keeps_what_reaches_it_and_what_failed(photos: Path, capfdbinary: An
         (["--min", "beauty=0.4"], "there is no score 'beauty'"),
         (["--min", "{name}"], "--min {name}=0.4"),
         (["--min", "{name}=high"], "--min {name}=0.4"),
+        (["--min", "{name}=nan"], "--min {name}=0.4"),
         (["--format", "xml"], "'xml' is not one of"),
         (["--backend", "abacus"], "abacus"),
         (["--precision", "fp8"], "'fp8' is not one of"),
