@@ -79,7 +79,7 @@ def command(
         declip = DeCLIP.from_clip(clip, tokenizer, chosen, *heads).eval()
         del clip  # the text tower has done its work
         photos = None if int8 is None else load_photos(int8, preprocess)
-        parity = sample_images(preprocess.size) if photos is None else photos[:32]
+        parity = sample_images(preprocess.size, 6) if photos is None else photos[:16]
         engine = export_engine(
             declip,
             preprocess,

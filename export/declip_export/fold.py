@@ -38,7 +38,12 @@ class ExportTower(nn.Module):
         normalised = (pixels.permute(0, 3, 1, 2).float() - mean) / std
         self.visual = copy.deepcopy(visual).eval()
         with torch.no_grad():
-            wanted = image_features(self.visual, normalised)
+            try:
+                wanted = image_features(self.visual, normalised)
+            except RuntimeError as error:
+                raise ExportError(
+                    f"open_clip's tower does not run on {size} x {size} images: {error}. Check its configuration."
+                ) from error
             first = _fold_batch_norms(self.visual, normalised)
             for module in list(self.visual.modules()):
                 if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):

@@ -30,9 +30,10 @@ class EngineGraph(nn.Module):
 
     def __init__(self, declip: DeCLIP, preprocess: Preprocess, *, semantic: bool = False) -> None:
         super().__init__()
-        visual, sides = declip.visual, (preprocess.size, preprocess.size)
-        if tuple(getattr(visual, "image_size", sides)) != sides:
-            raise ExportError(f"the tower takes {visual.image_size} pixels, not {sides}. Give its own preprocessing.")
+        visual = declip.visual
+        side = getattr(visual, "image_size", preprocess.size)
+        if side not in (preprocess.size, (preprocess.size, preprocess.size)):
+            raise ExportError(f"the tower takes {side} pixels, not {preprocess.size}. Give its own preprocessing.")
         self.tower = ExportViT(visual, preprocess) if can_rewrite(visual) else ExportTower(visual, preprocess)
         self.perceptual = copy.deepcopy(declip.perceptual)
         self.semantic = copy.deepcopy(declip.semantic) if semantic else None

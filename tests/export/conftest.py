@@ -33,6 +33,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "vit-layerscale": {**VIT, "ls_init_value": 0.3, "patch_dropout": 0.5, "act_kwargs": {"approximate": "tanh"}},
     "vit-qk-norm": {**VIT, "qk_norm": True},
     "vit-attention-pool": {**VIT, "attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2},
+    "resnet-attention-pool": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32},
     "timm-vit": {**TIMM, "timm_model_name": "test_vit", "image_size": 160, "timm_pool": "token"},
     "timm-resnet": {**TIMM, "timm_model_name": "test_resnet", "image_size": 64},
     "timm-convnext": {**TIMM, "timm_model_name": "test_convnext", "image_size": 64},
@@ -70,9 +71,12 @@ def shake(module: nn.Module, seed: int = 0) -> None:
     """Random biases, norms and running statistics: initial zeros and ones would hide what is left out."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
             if parameter.ndim <= 1:
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+                size = 0.05 if name.endswith("bias") else 0.5
+                parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+            elif parameter.ndim == 4:
+                parameter.mul_(2)  # untrained convolutions shrink what they see until biases drown it
         for name, buffer in module.named_buffers():
             if name.endswith("running_mean"):
                 buffer.normal_(0, 0.3, generator=generator)

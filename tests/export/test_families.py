@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -91,3 +92,11 @@ def test_batch_is_free(exported: Any, small: Any) -> None:
     together = backend.run(images).scores
     alone = np.concatenate([backend.run(images[i : i + 1]).scores for i in range(7)])
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_tower_that_open_clip_cannot_run(small: Any) -> None:
+    model = small("timm-resnet")
+    broken = copy.deepcopy(model.declip)
+    broken.visual.head = torch.nn.Linear(3, 32)
+    with pytest.raises(ExportError, match="does not run on 64 x 64 images"):
+        EngineGraph(broken, model.preprocess)
