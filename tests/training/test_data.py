@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from declip_runtime.errors import TrainingError
-from declip_training.data.batches import BatchLabels, BatchShape, BatchSource
-from declip_training.data.biq2021 import Rated, read_split, read_splits
+from declip_training.data.batches import BatchLabels, BatchSource
+from declip_training.data.biq2021 import read_split, read_splits
 from declip_training.data.descriptions import distortion_sentences, level_sentences, strength_of
 from declip_training.data.distortions import DISTORTIONS, distort
-from declip_training.data.flickr8k import Captioned, read_flickr8k
+from declip_training.data.flickr8k import read_flickr8k
 from declip_training.data.pixel_bank import build_pixel_bank
 
 
@@ -125,21 +125,3 @@ def test_labels_survive_json(source: BatchSource) -> None:
     back = BatchLabels.from_dict(labels.to_dict())
     for name, value in vars(labels).items():
         assert np.array_equal(np.asarray(value), np.asarray(getattr(back, name))), name
-
-
-def test_native_ladders_cut_the_same_window_from_every_rung(
-    tmp_path: Path, photos: np.ndarray[Any, np.dtype[np.uint8]]
-) -> None:
-    """A photo of 256 pixels is distorted as it is and scaled to the bank's 64 afterwards."""
-    path = tmp_path / "photo.png"
-    Image.fromarray(photos[-1]).resize((256, 256), Image.Resampling.BICUBIC).save(path)
-    rated = [Rated(path, 0.5, subset) for subset in ("ss01", "ss02", "ss03")]
-    captioned = [Captioned(path, ("a thing",)), Captioned(path, ("another",))]
-    shape = BatchShape((1, 1, 1), ladders=4, captioned=1, extra_captions=1, ladder_odds={"low contrast": 1e9})
-    source = BatchSource(rated, photos[:3], photos, captioned, photos, shape, seed=1, ladder_photos=[path])
-    batch = source.batch(0, 48)
-    assert set(batch.labels.kinds) == {"low contrast"}
-    ladders = batch.pixels[3:-1].reshape(4, 4, 48, 48, 3).astype(float)
-    for clean, *worse in ladders:
-        for rung in worse:  # lowering contrast keeps the pattern: another window would not correlate
-            assert np.corrcoef(clean.ravel(), rung.ravel())[0, 1] > 0.99

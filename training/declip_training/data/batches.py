@@ -5,9 +5,8 @@ Each batch is a pure function of (seed, step), so a run that was killed continue
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ import numpy.typing as npt
 from .biq2021 import SUBSETS, Rated
 from .distortions import DISTORTIONS, distort
 from .flickr8k import Captioned
-from .pixel_bank import fit_square, load_rgb
 
 Pixels = npt.NDArray[np.uint8]
 LADDER_RUNGS = 4
@@ -72,7 +70,6 @@ class BatchShape:
 
     ``distorted_captions`` is the share of captioned photos that are distorted: with it a photo has a perceptual
     description (the distortion) and a semantic one (the caption) that vary independently, which is I&2T.
-    ``ladder_odds`` makes ladders of a kind more frequent; 1 where it says nothing.
     """
 
     rated: tuple[int, int, int] = (11, 9, 20)
@@ -80,16 +77,13 @@ class BatchShape:
     captioned: int = 16
     extra_captions: int = 32
     distorted_captions: float = 0.0
-    ladder_odds: Mapping[str, float] = field(default_factory=dict)
 
 
 class BatchSource:
     """Draws batches from banks that ``build_pixel_bank`` made.
 
     ``rated_pixels`` row i belongs to ``rated[i]``, ``captioned_pixels`` likewise; ``clean_pixels`` holds more photos
-    of good quality that ladders may start from, beside the rated ones with a MOS of at least ``clean_mos``. Where
-    ``ladder_photos`` are given, ladders start from those files instead: distorted at native resolution and scaled
-    down afterwards, as happens to a photo that is scored.
+    of good quality that ladders may start from, beside the rated ones with a MOS of at least ``clean_mos``.
     """
 
     def __init__(
@@ -103,7 +97,6 @@ class BatchSource:
         *,
         seed: int,
         clean_mos: float = 0.65,
-        ladder_photos: Sequence[Path] = (),
     ) -> None:
         self._rated_pixels, self._clean_pixels, self._captioned_pixels = rated_pixels, clean_pixels, captioned_pixels
         self._mos = np.array([p.mos for p in rated], np.float32)
@@ -111,7 +104,6 @@ class BatchSource:
         self._members = [np.flatnonzero(subset == k) for k in range(len(SUBSETS))]
         self._clean_rated = np.flatnonzero(self._mos >= clean_mos)
         self._captions = [p.captions for p in captioned]
-        self._ladder_photos = ladder_photos
         self._shape, self._seed = shape, seed
 
     def batch(self, step: int, crop: int) -> Batch:
@@ -121,12 +113,13 @@ class BatchSource:
         picks = [rng.choice(m, n, replace=False) for m, n in zip(self._members, shape.rated, strict=True)]
         rated = np.concatenate(picks)
         images = [_random_crop(self._rated_pixels[i], crop, rng) for i in rated]
-        odds = np.array([shape.ladder_odds.get(k, 1.0) for k in DISTORTIONS])
-        kinds = tuple(str(k) for k in rng.choice(list(DISTORTIONS), shape.ladders, p=odds / odds.sum()))
+        kinds = tuple(str(k) for k in rng.choice(list(DISTORTIONS), shape.ladders))
         severities = np.zeros((shape.ladders, LADDER_RUNGS), np.float32)
         for row, kind in zip(severities, kinds, strict=True):
             row[1:] = _graded(rng)
-            images += self._ladder(kind, row[1:], crop, rng)
+            clean = _random_crop(self._clean(rng), crop, rng)
+            seed = int(rng.integers(2**32))
+            images += [clean, *(distort(clean, kind, float(s), np.random.default_rng(seed)) for s in row[1:])]
         count = shape.captioned + shape.extra_captions
         chosen = rng.choice(len(self._captions), count, replace=False)
         captioned = [_random_crop(self._captioned_pixels[i], crop, rng) for i in chosen[: shape.captioned]]
@@ -143,30 +136,12 @@ class BatchSource:
         )
         return Batch(np.stack(images), labels)
 
-    def _ladder(
-        self, kind: str, severities: npt.NDArray[np.float32], crop: int, rng: np.random.Generator
-    ) -> list[Pixels]:
-        if not self._ladder_photos:
-            return ladder(_random_crop(self._clean(rng), crop, rng), kind, severities, int(rng.integers(2**32)))
-        path = self._ladder_photos[int(rng.integers(len(self._ladder_photos)))]
-        side = self._rated_pixels.shape[1]
-        clean = load_rgb(path)
-        clean = fit_square(clean, min(2 * side, *clean.shape[:2]))  # no more pixels than the tower's input can tell
-        rungs = ladder(clean, kind, severities, int(rng.integers(2**32)))
-        window = int(rng.integers(2**32))  # the same cut through every rung
-        return [_random_crop(fit_square(r, side), crop, np.random.default_rng(window)) for r in rungs]
-
     def _clean(self, rng: np.random.Generator) -> Pixels:
         if rng.random() < 0.5:
             chosen: Pixels = self._clean_pixels[rng.integers(len(self._clean_pixels))]
         else:
             chosen = self._rated_pixels[rng.choice(self._clean_rated)]
         return chosen
-
-
-def ladder(clean: Pixels, kind: str, severities: Iterable[float], seed: int) -> list[Pixels]:
-    """The clean photo and a worse copy for each severity, with the same random pattern in all."""
-    return [clean, *(distort(clean, kind, float(s), np.random.default_rng(seed)) for s in severities)]
 
 
 def _graded(rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -29,7 +29,7 @@ def build_pixel_bank(paths: Sequence[Path], side: int, folder: Path) -> npt.NDAr
         bank = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(paths), side, side, 3))
 
         def fill(index: int) -> None:
-            bank[index] = fit_square(load_rgb(paths[index]), side)
+            bank[index] = load_square(paths[index], side)
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             for _ in pool.map(fill, range(len(paths))):
@@ -40,15 +40,10 @@ def build_pixel_bank(paths: Sequence[Path], side: int, folder: Path) -> npt.NDAr
     return opened
 
 
-def load_rgb(path: Path) -> npt.NDArray[np.uint8]:
-    """One photo as uint8 [H, W, 3]."""
+def load_square(path: Path, side: int) -> npt.NDArray[np.uint8]:
+    """One photo as uint8 [side, side, 3], resized and cropped as the tower's evaluation transform does."""
     with Image.open(path) as opened:
-        return np.asarray(opened.convert("RGB"))
-
-
-def fit_square(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """Pixels [H, W, 3] resized and cut to [side, side, 3] as the tower's evaluation transform does."""
-    image = Image.fromarray(pixels)
+        image = opened.convert("RGB")
     scale = side / min(image.size)
     if scale != 1.0:
         size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))

@@ -23,10 +23,9 @@ from torch.nn import functional as F
 from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
 from declip_training.calibration import fit_calibration
 from declip_training.coop import CoopConfig, learn_context
-from declip_training.data.batches import BatchShape, BatchSource, ladder
+from declip_training.data.batches import BatchShape, BatchSource
 from declip_training.data.descriptions import ANTONYMS
-from declip_training.data.distortions import DISTORTIONS
-from declip_training.data.pixel_bank import fit_square, load_rgb
+from declip_training.data.distortions import DISTORTIONS, distort
 from declip_training.evaluation.metrics import by_subset
 from declip_training.features import FeatureBatch, build_feature_bank, tower_features
 from declip_training.linear_head import fit_linear_head
@@ -38,17 +37,11 @@ from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
 from declip_training.model.tower import Tokenizer, load_clip
 from declip_training.pretrain import PretrainConfig, pretrain
 from declip_training.projectors import ProjectorConfig, train_projectors
-from declip_training.recipes.nano_data import SIDE, Banks, Sources, prepare
+from declip_training.recipes.nano_data import Banks, Sources, prepare
 
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
-BANK_BATCHES = 200
+BANK_BATCHES = 320
 BANK_CROPS = (192, 224)
-# what a tower sees worst after scaling down, compression and blown highlights, is shown most
-NATIVE_SHAPE = BatchShape(ladders=6, distorted_captions=0.7, ladder_odds={"jpeg": 5.0, "overexposure": 3.0})
-ADAPT = PretrainConfig(
-    steps=300, crops=((1.0, 192),), lr=3e-4, text_lr=1e-4, warmup=20, ema=0.985, seed=17, save_every=100
-)
-CLEAN_MOS = 0.65
 LADDER_PHOTOS = 40
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
 WORTHWHILE = 0.002  # less than this and prompts that a person can read are worth more
@@ -114,42 +107,24 @@ class Nano:
         return NanoResult(declip, preprocess, (spec,), card, np.array(self.banks.validation[:16]))
 
     def tower(self) -> tuple[nn.Module, Tokenizer, Preprocess]:
-        """Pre-trained tower and text tower (moving averages), adapted to ladders at native resolution, frozen."""
+        """Pre-trained tower and text tower (moving average), frozen."""
         clip, tokenizer, preprocess = load_clip(str(MODEL_CONFIG), "random")
-        self._train(clip, tokenizer, preprocess, self.config, self._source(BatchShape()), "clip")
-        native = self._source(NATIVE_SHAPE, self._ladder_photos())
-        self._train(clip, tokenizer, preprocess, ADAPT, native, "adapted")
-        return clip.eval().requires_grad_(False), tokenizer, preprocess
-
-    def _train(
-        self,
-        clip: nn.Module,
-        tokenizer: Tokenizer,
-        preprocess: Preprocess,
-        config: PretrainConfig,
-        source: BatchSource,
-        name: str,
-    ) -> None:
-        """Pre-train ``clip`` in place by ``config``, or load what an earlier run left."""
-        done, folder = self.out / f"{name}.safetensors", self.out / name
+        done = self.out / "clip.safetensors"
         if not done.is_file():
-            folder.mkdir(exist_ok=True)
             trained = pretrain(
                 clip,
                 tokenizer,
-                source,
-                config,
-                folder,
+                self._source(BatchShape()),
+                self.config,
+                self.out,
                 mean=preprocess.mean,
                 std=preprocess.std,
                 evaluate=lambda model: self._zero_shot(model, tokenizer, preprocess),
             )
             state = {k: v.contiguous() for k, v in trained.state_dict().items()}
-            save_file(state, done, metadata={"config": json.dumps(asdict(config))})
+            save_file(state, done, metadata={"config": json.dumps(asdict(self.config))})
         clip.load_state_dict(load_file(done))
-
-    def _ladder_photos(self) -> list[Path]:
-        return [p.path for p in self.banks.splits.fit if p.mos >= CLEAN_MOS] + self.sources.clean
+        return clip.eval().requires_grad_(False), tokenizer, preprocess
 
     def validation_features(self, clip: nn.Module, preprocess: Preprocess) -> ValidationFeatures:
         """Whole validation photos, and ladders (training's distortions, graded evenly) of the best of them."""
@@ -159,11 +134,10 @@ class Nano:
         if not path.is_file():
             best = np.argsort(-self.mos)[:LADDER_PHOTOS]
             ladders = []
-            for photo in best:
-                clean = load_rgb(self.banks.splits.validation[photo].path)
-                for kind in DISTORTIONS:
-                    rungs = [fit_square(r, SIDE) for r in ladder(clean, kind, LADDER_SEVERITIES, int(photo))]
-                    ladders.append(tower_features(visual, np.stack(rungs), preprocess.mean, preprocess.std))
+            for photo, kind in ((i, k) for i in best for k in DISTORTIONS):
+                rungs = [distort(pixels[photo], kind, s, np.random.default_rng(photo)) for s in LADDER_SEVERITIES]
+                stacked = np.stack([pixels[photo], *rungs])
+                ladders.append(tower_features(visual, stacked, preprocess.mean, preprocess.std))
             rated = tower_features(visual, pixels, preprocess.mean, preprocess.std)
             save_file({"rated": rated, "ladders": torch.stack(ladders)}, path)
         return ValidationFeatures(**load_file(path))
@@ -174,7 +148,7 @@ class Nano:
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         return build_feature_bank(
             visual,
-            self._source(NATIVE_SHAPE, self._ladder_photos()),
+            self._source(BatchShape(distorted_captions=0.7)),
             plan,
             self.out / "features.safetensors",
             mean=preprocess.mean,
@@ -207,7 +181,7 @@ class Nano:
                 bank, encode, scale, ProjectorConfig(), evaluate, self._log("projectors")
             )
             visual: nn.Module = clip.visual  # type: ignore[assignment]
-            made = ProjectorCheckpoint("declip-nano", "adapted.safetensors", tower_sha256(visual), perceptual, semantic)
+            made = ProjectorCheckpoint("declip-nano", "clip.safetensors", tower_sha256(visual), perceptual, semantic)
             save_projectors(path, made)
         return load_projectors(path)
 
@@ -256,18 +230,9 @@ class Nano:
         )  # fmt: skip
         return PromptSet((ScorePrompts(spec, context if chosen == COOP else None),), scale), card
 
-    def _source(self, shape: BatchShape, ladder_photos: Sequence[Path] = ()) -> BatchSource:
+    def _source(self, shape: BatchShape) -> BatchSource:
         b = self.banks
-        return BatchSource(
-            b.splits.fit,
-            b.fit,
-            b.clean,
-            b.captioned,
-            b.captioned_pixels,
-            shape,
-            seed=self.config.seed,
-            ladder_photos=ladder_photos,
-        )
+        return BatchSource(b.splits.fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=self.config.seed)
 
     @torch.no_grad()
     def _zero_shot(self, clip: nn.Module, tokenizer: Tokenizer, preprocess: Preprocess) -> dict[str, float]:
