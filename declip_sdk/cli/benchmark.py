@@ -52,6 +52,8 @@ def command(
     """
     if output is not None and output.suffix.lower() not in _WRITERS:
         raise UsageError(f"the format of {output} does not follow from its name. Use one of {', '.join(_WRITERS)}.")
+    if missing := [path for path in photos if not Path(path).exists()]:  # failing is fast, and no measurement
+        raise UsageError(f"{', '.join(missing)} does not exist. Name photos or folders with photos.")
     file = EngineFile.open(engine or bundled_engine())
     files = find_images(photos, recursive=True).images
     if photos and not files:

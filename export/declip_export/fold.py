@@ -53,10 +53,10 @@ class ExportTower(nn.Module):
                 mean, std = torch.full_like(mean, PIXEL_CENTRE), torch.ones_like(std)
             self.register_buffer("shift", mean, persistent=False)
             self.register_buffer("gain", 1 / std, persistent=False)
-            error = float((self(pixels) - wanted).norm() / wanted.norm())
-        if not error < _TOLERANCE:
+            change = float((self(pixels) - wanted).norm() / wanted.norm())
+        if not change < _TOLERANCE:
             raise ExportError(
-                f"folding batch norms changed this tower's embedding by {error:.1%}. Export another tower, and report "
+                f"folding batch norms changed this tower's embedding by {change:.1%}. Export another tower, and report "
                 "this one: its convolutions are used in a way that was not foreseen."
             )
 

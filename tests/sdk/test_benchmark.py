@@ -72,6 +72,7 @@ def test_the_model_alone_leaves_the_cache_of_compiled_models_alone(tmp_path: Pat
     [
         (["-o", "speed.xlsx"], "does not follow from its name"),
         (["{empty}"], "no images in"),
+        (["{empty}", "{empty}/gone.jpg"], "gone.jpg does not exist"),
         (["--batch", "0"], "0 is not in the range"),
         (["--seconds", "0"], "0.0 is not in the range"),
     ],
