@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ class Bar:
     def row(self) -> Row:
         """One line of the table of bars."""
         sign = "at most" if self.at_most else "at least"
-        verdict = "met" if self.met else "MISSED"
+        verdict = "not measured" if math.isnan(self.measured) else "met" if self.met else "MISSED"
         return {"bar": self.what, "wanted": f"{sign} {self.wanted:g}", "measured": f"{self.measured:.3g}", "": verdict}
 
 
