@@ -90,7 +90,8 @@ def torch_peer(model: Model, images: Tensor, dtype: torch.dtype = torch.float32)
 
     @torch.inference_mode()
     def run() -> Tensor:
-        return declip(images).scores
+        scores: Tensor = declip(images).scores
+        return scores
 
     return run
 
