@@ -21,9 +21,9 @@ MAIN_COMMAND = BLOCKS[0][1].strip()
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a fresh clone would hold: every file that git tracks or would track."""
+    """What a fresh clone would hold: every file that git tracks, as it stands."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        ["git", "ls-files", "--cached", "-z"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     target = tmp_path_factory.mktemp("clone")
@@ -67,6 +67,10 @@ def test_the_python_example_runs(tmp_path: Path, capfd: pytest.CaptureFixture[st
 def test_links_lead_to_files() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_no_placeholder_was_left() -> None:
+    assert "@@" not in README
 
 
 def test_the_version_is_the_same_everywhere() -> None:
