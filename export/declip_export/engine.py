@@ -63,37 +63,23 @@ def export_engine(
         raise UsageError(f"the folder {target.parent} does not exist. Create it or choose another output.")
     if target.is_dir():
         raise UsageError(f"{target} is a folder. Name a file to write.")
-    progress("writing the graph in torch")
-    engine = EngineGraph(declip, preprocess, semantic=semantic)
-    if weights_dtype == "float16":
-        engine.round_weights()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         work = Path(folder)
-        progress("tracing it to ONNX")
-        graph = trace(engine, work)
-        graphs = {"fp32": graph, "fp16": to_fp16(graph)}
-        if int8_images is not None:
-            progress(f"calibrating INT8 with {len(int8_images)} photos")
-            even = smoothed(engine, int8_images)
-            ranges = calibrate(even, int8_images)
-            graphs["int8"] = to_int8(graph if even is engine else trace(even, work), ranges)
-        progress("writing weights")
-        entries: dict[str, Path] = {WEIGHTS: work / WEIGHTS}
-        with WeightStore(work / WEIGHTS, weights_dtype) as store:
-            for precision, typed in graphs.items():
-                entries[f"graphs/{precision}.onnx"] = work / f"{precision}.onnx"
-                entries[f"graphs/{precision}.onnx"].write_bytes(head(typed, store))
+        engine = EngineGraph(declip, preprocess, semantic=semantic)
+        precisions = _write_graphs(engine, work, weights_dtype, int8_images, progress)
+        del engine  # a copy of all weights
         progress("checking the graphs")
-        for precision in graphs:
+        for precision in precisions:
             _check(work / f"{precision}.onnx")
-        progress("writing the engine")
+        graphs = {precision: f"graphs/{precision}.onnx" for precision in precisions}
+        entries = {WEIGHTS: work / WEIGHTS, **{graphs[p]: work / f"{p}.onnx" for p in precisions}}
         manifest = Manifest(
             name=name or target.stem,
             preprocess=preprocess,
             scores=tuple(scores),
             embedding_dim=declip.dim,
             logit_scale=declip.logit_scale,
-            graphs={precision: f"graphs/{precision}.onnx" for precision in graphs},
+            graphs=graphs,
             has_semantic=semantic,
             weights_dtype=weights_dtype,
             producer=f"declip-sdk {__version__}",
@@ -106,7 +92,31 @@ def export_engine(
             rows = measure_parity(declip, write_engine(work / "draft.engine", manifest, entries), parity_images)
             require_parity(rows)
             manifest = replace(manifest, provenance={**manifest.provenance, "parity": [asdict(r) for r in rows]})
+        progress("writing the engine")
         return write_engine(target, manifest, entries)
+
+
+def _write_graphs(
+    engine: EngineGraph, work: Path, weights_dtype: StorageDtype, int8_images: Array | None, progress: Progress
+) -> tuple[str, ...]:
+    """Write weights.bin and one head a precision to ``work``; returns the precisions."""
+    if weights_dtype == "float16":
+        engine.round_weights()
+    even, ranges = engine, None
+    if int8_images is not None:
+        progress(f"calibrating INT8 with {len(int8_images)} photos")
+        even = smoothed(engine, int8_images)
+        ranges = calibrate(even, int8_images)
+    progress("tracing the graph to ONNX")
+    graph = trace(engine, work)
+    graphs = {"fp32": graph, "fp16": to_fp16(graph)}
+    if ranges is not None:
+        graphs["int8"] = to_int8(graph if even is engine else trace(even, work), ranges)
+    progress("writing weights")
+    with WeightStore(work / WEIGHTS, weights_dtype) as store:
+        for precision, typed in graphs.items():
+            (work / f"{precision}.onnx").write_bytes(head(typed, store))
+    return tuple(graphs)
 
 
 def _check(path: Path) -> None:
