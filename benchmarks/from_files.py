@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import peers
 import torch
 from common import Bar, Others, interleaved, save
@@ -85,6 +84,8 @@ def measure(model: peers.Model, files: list[str], rounds: int) -> list[Row]:
 def naive(model: peers.Model, files: list[str]) -> None:
     """What one writes first."""
     spec = model.preprocess
+    import open_clip  # loading the model has made it importable beside a CPU build of torch
+
     transform = open_clip.image_transform(spec.size, is_train=False, mean=spec.mean, std=spec.std)
     for file in files:
         pixels = transform(Image.open(file).convert("RGB"))
