@@ -25,7 +25,8 @@ from declip_training.calibration import fit_calibration
 from declip_training.coop import CoopConfig, learn_context
 from declip_training.data.batches import BatchShape, BatchSource
 from declip_training.data.descriptions import ANTONYMS
-from declip_training.data.distortions import DISTORTIONS, distort
+from declip_training.data.distortions import DISTORTIONS, ladder
+from declip_training.data.pixel_bank import load_square
 from declip_training.evaluation.metrics import by_subset
 from declip_training.features import FeatureBatch, build_feature_bank, tower_features
 from declip_training.linear_head import fit_linear_head
@@ -37,9 +38,11 @@ from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
 from declip_training.model.tower import Tokenizer, load_clip
 from declip_training.pretrain import PretrainConfig, pretrain
 from declip_training.projectors import ProjectorConfig, train_projectors
-from declip_training.recipes.nano_data import Banks, Sources, prepare
+from declip_training.recipes.nano_data import SIDE, Banks, Sources, prepare
 
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
+# what scaling down hides best, compression and blown highlights, is shown most
+LADDER_ODDS = {"jpeg": 2.5, "overexposure": 2.0}
 BANK_BATCHES = 320
 BANK_CROPS = (192, 224)
 LADDER_PHOTOS = 40
@@ -114,7 +117,7 @@ class Nano:
             trained = pretrain(
                 clip,
                 tokenizer,
-                self._source(BatchShape()),
+                self._source(),
                 self.config,
                 self.out,
                 mean=preprocess.mean,
@@ -129,16 +132,16 @@ class Nano:
     def validation_features(self, clip: nn.Module, preprocess: Preprocess) -> ValidationFeatures:
         """Whole validation photos, and ladders (training's distortions, graded evenly) of the best of them."""
         visual: nn.Module = clip.visual  # type: ignore[assignment]
-        pixels = self.banks.validation
         path = self.out / f"validation-{tower_sha256(visual)[:12]}.safetensors"
         if not path.is_file():
             best = np.argsort(-self.mos)[:LADDER_PHOTOS]
             ladders = []
-            for photo, kind in ((i, k) for i in best for k in DISTORTIONS):
-                rungs = [distort(pixels[photo], kind, s, np.random.default_rng(photo)) for s in LADDER_SEVERITIES]
-                stacked = np.stack([pixels[photo], *rungs])
-                ladders.append(tower_features(visual, stacked, preprocess.mean, preprocess.std))
-            rated = tower_features(visual, pixels, preprocess.mean, preprocess.std)
+            for photo in best:
+                stored = load_square(self.banks.splits.validation[photo].path, 2 * SIDE)
+                for kind in DISTORTIONS:
+                    rungs = np.stack(ladder(stored, SIDE, kind, LADDER_SEVERITIES, int(photo)))
+                    ladders.append(tower_features(visual, rungs, preprocess.mean, preprocess.std))
+            rated = tower_features(visual, self.banks.validation, preprocess.mean, preprocess.std)
             save_file({"rated": rated, "ladders": torch.stack(ladders)}, path)
         return ValidationFeatures(**load_file(path))
 
@@ -148,7 +151,7 @@ class Nano:
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         return build_feature_bank(
             visual,
-            self._source(BatchShape(distorted_captions=0.7)),
+            self._source(distorted_captions=0.7),
             plan,
             self.out / "features.safetensors",
             mean=preprocess.mean,
@@ -230,8 +233,8 @@ class Nano:
         )  # fmt: skip
         return PromptSet((ScorePrompts(spec, context if chosen == COOP else None),), scale), card
 
-    def _source(self, shape: BatchShape) -> BatchSource:
-        b = self.banks
+    def _source(self, distorted_captions: float = 0.0) -> BatchSource:
+        b, shape = self.banks, BatchShape(ladders=6, distorted_captions=distorted_captions, ladder_odds=LADDER_ODDS)
         return BatchSource(b.splits.fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=self.config.seed)
 
     @torch.no_grad()
