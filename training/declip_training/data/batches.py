@@ -138,7 +138,7 @@ class BatchSource:
 
     def _window(self, crop: int, rng: np.random.Generator) -> Pixels:
         """A square cut through a clean photo, of ``crop`` pixels or more."""
-        bank = self._clean[rng.integers(len(self._clean))]
+        bank = self._clean[int(rng.integers(len(self._clean)))]
         factor = rng.uniform(1.0, bank.shape[1] / self._rated_pixels.shape[1])
         return _random_crop(bank[rng.integers(len(bank))], round(crop * factor), rng)
 
