@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,10 @@ _SHRUNK = "declip_shrunk"
 
 # Pillow takes the edges of a crop as 32-bit floats, which are exact up to here.
 _LONGEST_SIDE = 1 << 24
+
+# Two threads that read one file object or load one PIL image at once get pieces of each other's. A few locks serve all
+# objects, since one object always meets the same lock.
+_TURNS = tuple(threading.Lock() for _ in range(61))
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,8 +73,8 @@ def open_image(
     order in arrays; files and PIL images know their own.
 
     A seekable file object is read from its start and left where it stood; another is read from where it stands to
-    its end. One file object must not be opened by two threads at once. A PIL image may be returned as it is, and an
-    EXIF orientation that it still carries is applied. EXIF that cannot be parsed counts as upright.
+    its end. Threads that open the same object take turns. A PIL image may be returned as it is, and an EXIF orientation
+    that it still carries is applied. EXIF that cannot be parsed counts as upright.
 
     Raises ImageNotFoundError, ImageDecodeError and ImageTooLargeError for this picture, InvalidArrayError for an
     array that is not uint8 [H, W, 3], UsageError for what can be no picture at all.
@@ -119,25 +124,40 @@ def describe(source: object) -> str:
 
 
 def sources(images: Source | Iterable[Source]) -> Iterable[Any]:
-    """Return one or many pictures as an iterable: one source in a list, an array [N, H, W, 3] as its pictures."""
+    """Return one or many pictures as an iterable of single ones; an array [N, H, W, 3] counts as its N pictures."""
     if isinstance(images, np.ndarray):
-        many = images.ndim == 4 or images.dtype.kind in "OU"
+        many = images.ndim == 4 or (images.ndim > 0 and images.dtype.kind in "OU")
     else:
         alone = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
         many = isinstance(images, Iterable) and not isinstance(images, alone) and not hasattr(images, "read")
-    return images if many else [images]  # type: ignore[return-value]
+    return _single(images) if many else [images]  # type: ignore[arg-type]
+
+
+def _single(images: Iterable[Any]) -> Iterator[Any]:
+    for image in images:
+        if isinstance(image, np.ndarray) and image.ndim == 4:
+            yield from image
+        else:
+            yield image
+
+
+def _turn(source: object) -> threading.Lock:
+    return _TURNS[id(source) // 16 % len(_TURNS)]  # objects begin at multiples of 16
 
 
 @contextmanager
 def _undecoded(source: object, name: str) -> Iterator[Image.Image]:
     """Open the picture as far as its header, and keep its file open until it is decoded."""
     if isinstance(source, Image.Image):
-        yield source
+        with _turn(source):
+            yield source
     elif isinstance(source, (str, os.PathLike)):
         with _open_file(Path(os.fsdecode(source)), name) as file:
             yield identify(file, name)
     else:
-        yield identify(io.BytesIO(_read_all(source, name)), name)
+        with _turn(source):
+            content = _read_all(source, name)
+        yield identify(io.BytesIO(content), name)
 
 
 def _open_file(path: Path, name: str) -> BinaryIO:

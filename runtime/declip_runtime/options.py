@@ -28,6 +28,7 @@ class Options:
     channels: Channels
     max_pixels: int
     cache_dir: str | None
+    verify: bool
 
     def __post_init__(self) -> None:
         require_one_of("precision", self.precision, get_args(Precision))

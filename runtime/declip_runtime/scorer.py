@@ -32,6 +32,9 @@ OnError = Literal["raise", "record"]
 Images = Source | Iterable[Source]
 """One image or many; an array [N, H, W, 3] is many."""
 
+_ALWAYS_VERIFIED = 64_000_000
+"""Bytes of an engine file that are hashed in less time than anybody notices."""
+
 # The process in which a backend first started its threads. They do not exist in a process forked from it.
 _started_in: int | None = None
 
@@ -65,6 +68,8 @@ class Scorer:
         channels: order of the last axis of arrays, "rgb" or "bgr" (OpenCV).
         max_pixels: an image with more fails before it is decoded.
         cache_dir: where compiled models are kept; None is the user's cache folder.
+        verify: check the hash of the weights also where they are large (above 64 MB, which takes a second a gigabyte);
+            smaller ones and graphs are always checked.
 
     Everything is loaded and checked here, so a scorer that was made works. It may be used from many threads at once,
     and pickled: the copy loads the engine again when first used. After ``fork`` it raises ScorerStateError.
@@ -87,6 +92,7 @@ class Scorer:
         channels: Channels = "rgb",
         max_pixels: int = DEFAULT_MAX_PIXELS,
         cache_dir: str | os.PathLike[str] | None = None,
+        verify: bool = False,
     ) -> None:
         self._prepare_state(
             Options(
@@ -101,12 +107,15 @@ class Scorer:
                 channels=channels,
                 max_pixels=max_pixels,
                 cache_dir=absolute_path("cache_dir", cache_dir),
+                verify=verify,
             )
         )
         self._ready()
 
     def _prepare_state(self, options: Options) -> None:
         self._options = options
+        # However many threads score at once, no more pictures are decoded at a time than the budget says.
+        self._decoding = threading.BoundedSemaphore(options.threads or available_cpus())
         self._lock = threading.Lock()
         self._loaded: _Loaded | None = None
         self._closed = False
@@ -139,9 +148,9 @@ class Scorer:
         generator, or dropping it, ends the background threads.
         """
         require_one_of("on_error", on_error, get_args(OnError))
-        loaded, many = self._ready(), sources(images)
         # A collection is all there; only something else can keep us waiting for its next image.
-        return self._stream(loaded, many, on_error, embeddings, may_wait=not isinstance(many, Sized))
+        may_wait = not isinstance(images, Sized)
+        return self._stream(self._ready(), sources(images), on_error, embeddings, may_wait=may_wait)
 
     def warmup(self) -> None:
         """Run the model once on black images, so that the first real ones do not wait for its one-time work."""
@@ -222,10 +231,11 @@ class Scorer:
         minimum_side = 2 * spec.size if fast else None
 
         def prepared(source: Source) -> npt.NDArray[np.uint8]:
-            image = open_image(
-                source, minimum_side=minimum_side, max_pixels=options.max_pixels, channels=options.channels
-            )
-            return prepare(image, spec, options.views)
+            with self._decoding:
+                image = open_image(
+                    source, minimum_side=minimum_side, max_pixels=options.max_pixels, channels=options.channels
+                )
+                return prepare(image, spec, options.views)
 
         return prepared
 
@@ -236,19 +246,20 @@ class Scorer:
 
         Raises ScorerStateError after ``close`` and in a forked process.
         """
-        if self._closed:
-            raise ScorerStateError("this scorer is closed. Make a new Scorer.")
         loaded = self._loaded
-        if loaded is None:
+        if loaded is None or self._closed:
             with self._lock:
+                if self._closed:
+                    raise ScorerStateError("this scorer is closed. Make a new Scorer.")
                 loaded = self._loaded = self._loaded or _load(self._options)
         _refuse_fork(loaded.pid)
         return loaded
 
     def close(self) -> None:
         """Free the model. May be called twice; every later use raises ScorerStateError."""
-        self._closed = True
-        loaded = self._loaded
+        with self._lock:  # a copy that is just being loaded by another thread is waited for
+            self._closed = True
+            loaded = self._loaded
         if loaded is not None and loaded.pid == os.getpid():  # after fork it is the parent's
             loaded.backend.close()
 
@@ -345,6 +356,8 @@ def _load(options: Options) -> _Loaded:
     global _started_in
     _refuse_fork(_started_in)
     engine = EngineFile.open(options.engine or bundled_engine())
+    if options.verify or engine.path.stat().st_size <= _ALWAYS_VERIFIED:
+        engine.verify()
     backend = backends.choose(
         engine,
         options.backend,

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -357,6 +358,20 @@ def test_sources():
     assert list(sources(np.array(["a.jpg", "b.jpg"]))) == ["a.jpg", "b.jpg"]
     assert list(sources(name for name in ("a", "b"))) == ["a", "b"]
     assert list(sources([])) == []
+    assert [np.shape(a) for a in sources([one, np.zeros((2, 4, 5, 3), np.uint8), one])] == [(4, 5, 3)] * 4
+    assert [np.shape(a) for a in sources(np.array("a.jpg"))] == [()]  # refused as a picture, not iterated
+
+
+@pytest.mark.parametrize("kind", ["PIL image", "file object"])
+def test_threads_that_open_one_object_take_turns(kind, photo):
+    """Without turns some of them get half of the picture, or an error that its file does not deserve."""
+    data = encoded(photo.resize((1200, 800)), "JPEG")
+    wanted = pixels(open_image(data))
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(6):
+            shared = Image.open(io.BytesIO(data)) if kind == "PIL image" else io.BytesIO(data)
+            for opened in pool.map(open_image, [shared] * 8):
+                assert np.array_equal(pixels(opened), wanted)
 
 
 def test_descriptions_are_printable_and_hold_no_content(photo):

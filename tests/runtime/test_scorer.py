@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from PIL import Image
 from declip_runtime.backends import REGISTRY
 from declip_runtime.backends.base import Output
 from declip_runtime.backends.fake import FakeBackend
+from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import (
     BackendExecutionError,
     BackendUnavailableError,
+    EngineCorruptError,
     EngineNotFoundError,
     ImageDecodeError,
     ImageNotFoundError,
@@ -350,6 +353,26 @@ def test_many_threads_get_the_scores_of_one(scorer: Scorer) -> None:
         assert [s.values for part in parts for s in part] == alone
 
 
+def test_many_callers_decode_no_more_at_a_time_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    from declip_runtime import scorer as module
+
+    decoding: list[int] = []
+    most: list[int] = []
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        decoding.append(0)
+        most.append(len(decoding))
+        time.sleep(0.005)
+        decoding.pop()
+        return original(*arguments, **options)
+
+    original = module.open_image
+    monkeypatch.setattr(module, "open_image", slow)
+    with Scorer(TINY, backend="fake", threads=2) as scorer, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda k: scorer.score([picture(k)] * 4), range(8)))
+    assert max(most) == 2
+
+
 # --- arguments
 
 
@@ -434,6 +457,70 @@ def test_a_closed_scorer_says_so() -> None:
     for use in (lambda: scorer.score(picture(0)), lambda: scorer.names, scorer.warmup, lambda: pickle.dumps(scorer)):
         with pytest.raises(ScorerStateError, match="closed"):
             use()
+
+
+class Slow(FakeBackend):
+    """Takes its time, and fails where it was closed meanwhile."""
+
+    begun = threading.Event()
+
+    def _run_impl(self, images: Any) -> Output:
+        self.begun.set()
+        time.sleep(0.2)
+        assert self.alive
+        return super()._run_impl(images)
+
+    def _load_impl(self, *arguments: Any) -> None:
+        time.sleep(0.2)
+        self.alive = True
+        super()._load_impl(*arguments)
+
+    def _close_impl(self) -> None:
+        self.alive = False
+
+
+def test_closing_waits_for_what_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTRY, "slow", f"{__name__}:Slow")
+    Slow.begun.clear()
+    scorer = Scorer(TINY, backend="slow")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(scorer.score, picture(0))
+        assert Slow.begun.wait(5)
+        scorer.close()
+        assert len(running.result()) == 1
+
+
+def test_closing_a_copy_that_is_being_loaded_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTRY, "slow", f"{__name__}:Slow")
+    copy = pickle.loads(pickle.dumps(Scorer(TINY, backend="slow")))
+    with ThreadPoolExecutor(1) as pool:
+        using = pool.submit(copy.score, picture(0))
+        time.sleep(0.1)  # it is loading now
+        copy.close()
+        with suppress(ScorerStateError):  # closed between its loading and its running
+            using.result()
+    assert not copy._loaded.backend.alive
+    with pytest.raises(ScorerStateError, match="closed"):
+        copy.score(picture(0))
+
+
+def test_damaged_weights_are_noticed_before_they_score(tmp_path: Path) -> None:
+    data = bytearray(TINY.read_bytes())
+    member = EngineFile.open(TINY)._member("weights.bin")
+    data[member.offset + member.size // 2] ^= 1
+    (tmp_path / "damaged.engine").write_bytes(data)
+    with pytest.raises(EngineCorruptError, match=r"weights\.bin"):
+        Scorer(tmp_path / "damaged.engine", backend="fake")
+
+
+def test_large_weights_are_checked_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr("declip_runtime.scorer._ALWAYS_VERIFIED", 10)
+    monkeypatch.setattr(EngineFile, "verify", lambda self: asked.append(self.path))
+    Scorer(TINY, backend="fake").close()
+    assert asked == []
+    Scorer(TINY, backend="fake", verify=True).close()
+    assert asked == [TINY]
 
 
 def test_a_pickle_is_the_path_and_the_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

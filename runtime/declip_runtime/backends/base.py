@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -65,6 +68,8 @@ class Backend(ABC):
             raise UsageError(f"threads={threads} cannot work. Give at least 1.")
         self.engine = engine
         self._closed = False
+        self._running = 0
+        self._change = threading.Condition()
         self._load_impl(device, precision, threads, cache)
 
     @classmethod
@@ -83,8 +88,6 @@ class Backend(ABC):
         Raises InvalidArrayError, ScorerStateError after ``close``, BackendExecutionError.
         """
         manifest, size = self.engine.manifest, self.engine.manifest.preprocess.size
-        if self._closed:
-            raise ScorerStateError("this backend is closed. Make a new one.")
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             given = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
             raise InvalidArrayError(f"this engine takes uint8 [B, {size}, {size}, 3], not {given}.")
@@ -92,7 +95,8 @@ class Backend(ABC):
         if not len(images):
             none = np.empty(width, np.float32)
             return Output(np.empty(scores, np.float32), none, none if manifest.has_semantic else None)
-        output = self._run_impl(np.ascontiguousarray(images))
+        with self._in_use():
+            output = self._run_impl(np.ascontiguousarray(images))
         if output.scores.shape != scores or output.perceptual.shape != width:
             raise BackendExecutionError(
                 f"the graph gives scores {list(output.scores.shape)} and embeddings {list(output.perceptual.shape)},"
@@ -101,10 +105,25 @@ class Backend(ABC):
         return output
 
     def close(self) -> None:
-        """Free the compiled model. May be called twice."""
-        if not self._closed:
-            self._closed = True
+        """Free the compiled model, when every ``run`` that has begun is done. May be called twice."""
+        with self._change:
+            first, self._closed = not self._closed, True
+            self._change.wait_for(lambda: not self._running)
+        if first:
             self._close_impl()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._change:
+            if self._closed:
+                raise ScorerStateError("this model was closed. Make a new Scorer.")
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._running -= 1
+                self._change.notify_all()
 
     @abstractmethod
     def _load_impl(self, device: str | None, precision: str, threads: int | None, cache: Cache | None) -> None:
