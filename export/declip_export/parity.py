@@ -192,8 +192,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = _arguments(arguments)
     clip, tokenizer, preprocess = load_clip(options.tower, options.pretrained)
-    photos = None if options.photos is None else load_photos(options.photos, preprocess, options.images)
-    images = sample_images(preprocess.size, options.images) if photos is None else photos
+    count = 2 * options.images if options.int8 else options.images
+    photos = None if options.photos is None else load_photos(options.photos, preprocess, count)
+    images = sample_images(preprocess.size, count) if photos is None else photos
+    calibration = images[::2] if options.int8 else None
+    if options.int8:
+        images = images[1::2]  # INT8 is judged by what did not calibrate it
     prompts, generator = PromptSet.default(), torch.Generator().manual_seed(0)
     dim = prompts.encode(clip, tokenizer).pairs.shape[2]
     failed = False
@@ -207,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 prompts.specs(),
                 Path(folder) / "parity.engine",
                 weights_dtype=options.weights,
-                int8_images=images if options.int8 else None,
+                int8_images=calibration,
             )
             rows = measure_parity(declip, engine, images)
         kind = "synthetic images" if photos is None else "photos"
@@ -225,7 +229,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, help="folder with photos; synthetic images otherwise")
     parser.add_argument("--images", type=int, default=32, help="how many images (default 32)")
     parser.add_argument("--weights", choices=("float16", "float32"), default="float16")
-    parser.add_argument("--int8", action="store_true", help="calibrate and measure an INT8 graph too")
+    parser.add_argument("--int8", action="store_true", help="an INT8 graph too, calibrated with as many others")
     return parser.parse_args(arguments)
 
 

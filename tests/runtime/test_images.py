@@ -363,15 +363,16 @@ def test_sources():
 
 
 @pytest.mark.parametrize("kind", ["PIL image", "file object"])
-def test_threads_that_open_one_object_take_turns(kind, photo):
+def test_threads_that_open_one_object_take_turns(kind, photo, tmp_path):
     """Without turns some of them get half of the picture, or an error that its file does not deserve."""
-    data = encoded(photo.resize((1200, 800)), "JPEG")
-    wanted = pixels(open_image(data))
+    path = tmp_path / "photo.jpg"
+    photo.resize((1200, 800)).save(path)
+    wanted = pixels(open_image(path))
     with ThreadPoolExecutor(8) as pool:
         for _ in range(6):
-            shared = Image.open(io.BytesIO(data)) if kind == "PIL image" else io.BytesIO(data)
-            for opened in pool.map(open_image, [shared] * 8):
-                assert np.array_equal(pixels(opened), wanted)
+            with Image.open(path) if kind == "PIL image" else path.open("rb", buffering=0) as shared:
+                for opened in pool.map(open_image, [shared] * 8):
+                    assert np.array_equal(pixels(opened), wanted)
 
 
 def test_descriptions_are_printable_and_hold_no_content(photo):
