@@ -1,4 +1,4 @@
-"""Score the JPEGs of a folder and print them, best first.
+"""Score the JPEGs of a folder and print them, best first, and what cannot be scored with the reason.
 
 python examples/score_folder.py examples/photos
 """
@@ -11,11 +11,16 @@ from declip_sdk import Scorer
 
 def main(folder: str, engine: str | None = None) -> None:
     with Scorer(engine) as scorer:
-        scores = scorer.score(sorted(Path(folder).glob("*.jpg")))
+        scores = scorer.score(sorted(Path(folder).glob("*.jpg")), on_error="record")
     name = scores.names[0]
-    for score in sorted(scores, key=lambda score: score[name], reverse=True):
+    scored = [score for score in scores if score.error is None]
+    for score in sorted(scored, key=lambda score: score[name], reverse=True):
         print(f"{score[name]:.3f}  {score.image}")
+    for error in filter(None, scores.errors):
+        print(f"failed: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

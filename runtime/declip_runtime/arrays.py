@@ -33,10 +33,13 @@ def _problem(array: NDArray[Any]) -> str:
         return "It holds NaN: find out where that comes from before converting."
     if array.dtype.kind == "f":
         low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-        convert = "(array * 255).round().astype('uint8')" if low >= 0 and high <= 1 else "array.astype('uint8')"
+        unit = low >= 0 and high <= 1
+        convert = "(array * 255).round().astype('uint8')" if unit else "numpy.clip(array, 0, 255).astype('uint8')"
         return f"Its values lie in {low:g}..{high:g}: convert them to 0..255, as with {convert}."
     if array.dtype != np.uint8:
-        return "Convert its values to 0..255 and its type with array.astype('uint8')."
+        wide = array.dtype == np.uint16
+        convert = "(array // 257).astype('uint8')" if wide else "numpy.clip(array, 0, 255).astype('uint8')"
+        return f"Bring its values to 0..255 first, as with {convert}."
     if array.ndim == 2:
         return "A grey picture becomes one with numpy.stack([array] * 3, axis=-1)."
     if array.ndim == 4:

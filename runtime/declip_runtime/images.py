@@ -205,6 +205,8 @@ def _read_all(source: Any, name: str) -> bytes | bytearray | memoryview:
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     width, height = size
+    if not width * height:
+        raise ImageDecodeError(f"{name} has no pixels. Leave it out.")
     if max(size) > _LONGEST_SIDE:
         raise ImageTooLargeError(f"{name} has {width} x {height} pixels: no photo is so long. Cut it first.")
     if width * height > max_pixels:

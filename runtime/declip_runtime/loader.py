@@ -7,10 +7,11 @@ results of those before it; the others decode. Pillow releases the GIL while it 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,12 @@ class Loader:
         self._threads = threads
         self._ahead = ahead
 
-    def __call__(self, sources: Iterable[Any]) -> Generator[Prepared, None, None]:
+    def __call__(
+        self, sources: Iterable[Any], *, patience: float | None = None
+    ) -> Generator[Prepared | None, None, None]:
         """Yield one ``Prepared`` for each source, in order; never take more than ``ahead`` sources beyond those.
+
+        With ``patience`` a None comes first wherever the next one takes longer than so many seconds.
 
         ImageError and InvalidArrayError are recorded; every other exception of ``prepare`` is raised in its turn, and
         one of the iterable itself after the results of all sources before it. The iterable runs in another thread.
@@ -56,7 +61,12 @@ class Loader:
         reader = _Reader(sources, lambda index, source: pool.submit(self._prepare_one, index, source), self._ahead)
         reader.start()
         try:
-            while (turn := reader.turn()) is not None:
+            while True:
+                if patience is not None and not reader.ready(patience):
+                    yield None
+                turn = reader.turn()
+                if turn is None:
+                    return
                 yield turn.result()
         finally:
             reader.stop()
@@ -79,6 +89,7 @@ class _Reader(threading.Thread):
         self._sources = sources
         self._submit = submit
         self._turns: SimpleQueue[Future[Prepared] | BaseException | None] = SimpleQueue()
+        self._peeked: list[Future[Prepared] | BaseException | None] = []
         self._slots = threading.Semaphore(ahead - 1)  # one more is in hand without a slot
         self._stopped = False
         self._submitting = threading.Lock()
@@ -98,9 +109,19 @@ class _Reader(threading.Thread):
         else:
             self._turns.put(None)
 
+    def ready(self, seconds: float) -> bool:
+        """Whether ``turn`` and its result will be there without waiting, at the latest after ``seconds``."""
+        until = time.monotonic() + seconds
+        try:
+            self._peeked.append(self._turns.get(timeout=seconds))
+        except Empty:
+            return False
+        turn = self._peeked[0]
+        return not isinstance(turn, Future) or bool(wait([turn], max(0.0, until - time.monotonic())).done)
+
     def turn(self) -> Future[Prepared] | None:
         """Return the next source's future, None after the last; raise what the iterable raised."""
-        turn = self._turns.get()
+        turn = self._peeked.pop() if self._peeked else self._turns.get()
         if isinstance(turn, BaseException):
             raise turn
         self._slots.release()

@@ -12,6 +12,9 @@ from .images import Channels
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Decode = Literal["fast", "exact"]
 
+MAX_VIEWS = 100
+"""More would see nothing new, and each takes memory."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -35,6 +38,8 @@ class Options:
         require_one_of("decode", self.decode, get_args(Decode))
         require_one_of("channels", self.channels, get_args(Channels))
         require_positive("views", self.views)
+        if self.views > MAX_VIEWS:
+            raise UsageError(f"views={self.views} is too many. Use 1 to {MAX_VIEWS}; 5 already looks closely.")
         require_positive("max_pixels", self.max_pixels)
         if self.batch_size is not None:
             require_positive("batch_size", self.batch_size)

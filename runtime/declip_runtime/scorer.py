@@ -20,7 +20,7 @@ from .cache import Cache
 from .calibration import calibrate
 from .cpu import available_cpus
 from .engine_file import EngineFile, bundled_engine
-from .errors import BackendExecutionError, ScorerStateError
+from .errors import BackendExecutionError, ImageTooLargeError, ScorerStateError
 from .images import DEFAULT_MAX_PIXELS, Channels, Source, describe, open_image, sources
 from .loader import Loader, Prepared
 from .manifest import Manifest
@@ -31,6 +31,9 @@ from .scores import Score, Scores
 OnError = Literal["raise", "record"]
 Images = Source | Iterable[Source]
 """One image or many; an array [N, H, W, 3] is many."""
+
+_PATIENCE = 0.05
+"""Seconds that prepared images wait for company where their source may wait for their answers."""
 
 _ALWAYS_VERIFIED = 64_000_000
 """Bytes of an engine file that are hashed in less time than anybody notices."""
@@ -136,7 +139,8 @@ class Scorer:
         require_one_of("on_error", on_error, get_args(OnError))
         loaded = self._ready()
         scores = self._stream(loaded, sources(images), on_error, embeddings, may_wait=False)
-        return Scores(loaded.engine.manifest.score_names, list(scores))
+        manifest = loaded.engine.manifest
+        return Scores(manifest.score_names, list(scores), embedding_dim=manifest.embedding_dim)
 
     def stream(
         self, images: Images, *, on_error: OnError = "record", embeddings: bool = False
@@ -182,7 +186,8 @@ class Scorer:
         """Prepared images in batches: full ones, and where ``images`` may wait whatever is there when no more is.
 
         Waiting for a full batch as long as images are on their way keeps the model efficient; not waiting when none is
-        lets a program on the other side of a pipe send its next path only after it has read the answer.
+        lets a program on the other side of a pipe send its next path only after it has read the answer, and a slow
+        image does not hold back the answers to those before it.
         """
         size = self._images_at_once(loaded)
         read = taken = 0
@@ -195,8 +200,13 @@ class Scorer:
 
         load = Loader(self._preparer(loaded), threads=self._threads, ahead=2 * size + self._threads)
         batch: list[Prepared] = []
-        with closing(load(counted())) as prepared:
+        with closing(load(counted(), patience=_PATIENCE if may_wait else None)) as prepared:
             for item in prepared:
+                if item is None:
+                    if batch:
+                        yield batch
+                        batch = []
+                    continue
                 batch.append(item)
                 taken += 1
                 if len(batch) == size or (may_wait and taken == read):
@@ -231,11 +241,14 @@ class Scorer:
         minimum_side = 2 * spec.size if fast else None
 
         def prepared(source: Source) -> npt.NDArray[np.uint8]:
-            with self._decoding:
-                image = open_image(
-                    source, minimum_side=minimum_side, max_pixels=options.max_pixels, channels=options.channels
-                )
-                return prepare(image, spec, options.views)
+            try:
+                with self._decoding:
+                    image = open_image(
+                        source, minimum_side=minimum_side, max_pixels=options.max_pixels, channels=options.channels
+                    )
+                    return prepare(image, spec, options.views)
+            except MemoryError as error:  # where Pillow or NumPy ran out of it while resizing
+                raise ImageTooLargeError(f"{describe(source)} needs too much memory. Scale it down first.") from error
 
         return prepared
 

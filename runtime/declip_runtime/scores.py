@@ -88,6 +88,11 @@ def error_text(error: DeclipError | None) -> str | None:
     return None if error is None else f"{type(error).__name__}: {error}"
 
 
+def printable(text: str) -> str:
+    """``text`` with what would move the cursor, colour a terminal or not encode written as an escape sequence."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class Scores:
     """The scores of N images, in input order.
 
@@ -95,9 +100,10 @@ class Scores:
     ``len(scores)`` and iteration go over images.
     """
 
-    def __init__(self, names: Sequence[str], scores: Sequence[Score]) -> None:
+    def __init__(self, names: Sequence[str], scores: Sequence[Score], *, embedding_dim: int = 0) -> None:
         self._names = tuple(names)
         self._scores = tuple(scores)
+        self._embedding_dim = embedding_dim
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -120,7 +126,9 @@ class Scores:
 
         Raises UsageError where they were not asked for.
         """
-        return np.stack([s.embedding for s in self._scores]) if self._scores else np.empty((0, 0), np.float32)
+        if not self._scores:
+            return np.empty((0, self._embedding_dim), np.float32)
+        return np.stack([s.embedding for s in self._scores])
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One JSON-ready dict an image; see ``Score.to_dict``."""
@@ -153,7 +161,7 @@ class Scores:
             k = _position(self._names, key)
             return np.array([s.values[k] for s in self._scores], dtype=np.float32)
         if isinstance(key, slice):
-            return Scores(self._names, self._scores[key])
+            return Scores(self._names, self._scores[key], embedding_dim=self._embedding_dim)
         return self._scores[key]
 
     def __getattr__(self, name: str) -> npt.NDArray[np.float32]:
@@ -175,7 +183,7 @@ class Scores:
         lines = [head, "  ".join(n.rjust(w) for n, w in zip(self._names, widths, strict=True)) + "  image"]
         for s in self._scores[:_REPR_ROWS]:
             cells = "  ".join(f"{v:.4f}".rjust(w) for v, w in zip(s.values, widths, strict=True))
-            lines.append(f"{cells}  {s.image}" + (f"  ({type(s.error).__name__})" if s.error else ""))
+            lines.append(f"{cells}  {printable(s.image)}" + (f"  ({type(s.error).__name__})" if s.error else ""))
         if len(self) > _REPR_ROWS:
             lines.append(f"... {len(self) - _REPR_ROWS} more")
         return "\n".join(lines)

@@ -321,6 +321,12 @@ def test_none_is_an_error_of_one_picture():
         open_image(None)
 
 
+@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
+def test_a_picture_without_pixels_is_an_error_of_one_picture(size):
+    with pytest.raises(ImageDecodeError, match="no pixels"):
+        open_image(Image.new("RGB", size))
+
+
 def test_wrong_options(photo):
     with pytest.raises(UsageError, match="'rgb' or"):
         open_image(photo, channels="grb")

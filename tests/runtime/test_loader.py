@@ -127,6 +127,30 @@ def test_bad_images_are_recorded_and_hold_no_memory():
     assert [content() for content in contents] == [None] * 8
 
 
+@pytest.mark.parametrize("slow", ["source", "picture"])
+def test_with_patience_it_says_when_the_next_takes_long(slow):
+    release = threading.Event()
+
+    def source():
+        yield 1
+        if slow == "source":
+            assert release.wait(10)
+        yield 2
+
+    def prepare(value):
+        if slow == "picture" and value == 2:
+            assert release.wait(10)
+        return number(value)
+
+    load = Loader(prepare, threads=2, ahead=4)(source(), patience=0.02)
+    first = next(r for r in load if r is not None)
+    assert first.index == 0
+    assert next(load) is None
+    release.set()
+    assert next(load).index == 1
+    assert [r for r in load if r is not None] == []
+
+
 def test_our_own_mistakes_are_raised_in_their_turn():
     def mistaken(source: int) -> np.ndarray:
         if source == 5:

@@ -32,6 +32,7 @@ from declip_runtime.errors import (
     EngineNotFoundError,
     ImageDecodeError,
     ImageNotFoundError,
+    ImageTooLargeError,
     InvalidArrayError,
     ScorerStateError,
     UsageError,
@@ -297,6 +298,41 @@ def test_what_was_read_is_answered_before_more_is_asked_for(scorer: Scorer) -> N
     assert list(results) == []
 
 
+def test_a_slow_image_does_not_hold_back_the_answers_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are read at once; the second is decoded only when the first was answered."""
+    from declip_runtime import scorer as module
+
+    answered, original = threading.Event(), module.open_image
+
+    def slow(source: Any, **options: Any) -> Any:
+        if source[0, 0, 0] == 255:
+            assert answered.wait(10)
+        return original(source, **options)
+
+    monkeypatch.setattr(module, "open_image", slow)
+    quick, late = picture(1) // 2, np.full((60, 80, 3), 255, np.uint8)
+    with Scorer(TINY, backend="fake", threads=2) as scorer:
+        results = scorer.stream(iter([quick, late]))
+        assert next(results).index == 0
+        answered.set()
+        assert [r.index for r in results] == [1]
+
+
+def test_memory_that_runs_out_is_the_error_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    from declip_runtime import scorer as module
+
+    def prepare(image: Any, *arguments: Any) -> Any:
+        if image.width == 81:
+            raise MemoryError
+        return original(image, *arguments)
+
+    original = module.prepare
+    monkeypatch.setattr(module, "prepare", prepare)
+    with Scorer(TINY, backend="fake") as scorer:
+        scores = scorer.score([picture(1), picture(2, width=81), picture(3)], on_error="record")
+    assert [type(e) for e in scores.errors] == [type(None), ImageTooLargeError, type(None)]
+
+
 def test_a_stream_reads_only_a_bounded_distance_ahead() -> None:
     read = 0
 
@@ -384,6 +420,7 @@ def test_many_callers_decode_no_more_at_a_time_than_the_budget(monkeypatch: pyte
         ({"channels": "gbr"}, "bgr"),
         ({"views": 0}, "views=0"),
         ({"views": 2.0}, "whole number"),
+        ({"views": 101}, "1 to 100"),
         ({"threads": 0}, "threads=0"),
         ({"batch_size": -1}, "batch_size=-1"),
         ({"max_pixels": 0}, "max_pixels=0"),

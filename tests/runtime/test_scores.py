@@ -121,3 +121,18 @@ def test_without_pandas_the_message_says_how_to_get_it() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "pip install 'declip-sdk[pandas]'" in result.stdout
+
+
+def test_a_name_cannot_act_on_the_terminal() -> None:
+    names = ("a\x1b[31m.jpg", "b\n.jpg", "c\udcff.jpg", "d\u00e4\U0001f600.jpg")
+    text = repr(Scores(("quality",), [Score(i, name, ("quality",), (0.5,)) for i, name in enumerate(names)]))
+    assert len(text.splitlines()) == 6
+    assert "\x1b" not in text
+    assert text.encode()
+    assert "d\u00e4\U0001f600.jpg" in text
+
+
+def test_embeddings_of_no_images_keep_their_width() -> None:
+    assert Scores(("quality",), [], embedding_dim=5).embeddings.shape == (0, 5)
+    one = Score(0, "a", ("quality",), (0.5,), _embedding=np.zeros(5, np.float32))
+    assert Scores(("quality",), [one], embedding_dim=5)[1:].embeddings.shape == (0, 5)

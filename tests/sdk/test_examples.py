@@ -30,14 +30,16 @@ def example(name: str, *arguments: str | Path, stdin: str = "") -> subprocess.Co
 
 
 def test_score_folder(photos: Path) -> None:
-    for name in ("broken.jpg", ".hidden.jpg"):
-        (photos / name).unlink()
+    (photos / ".hidden.jpg").unlink()
     shutil.copy(photos / "sub" / "d.jpg", photos)
     result = example("score_folder.py", photos, TINY)
     assert result.returncode == 0, result.stderr
     lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
     assert sorted(Path(path).name for _, path in lines) == ["a.jpg", "d.jpg"]
     assert [value for value, _ in lines] == sorted((value for value, _ in lines), reverse=True)
+    assert result.stderr.startswith("failed: ")
+    assert "broken.jpg" in result.stderr
+    assert "python examples/score_folder.py" in example("score_folder.py").stderr
 
 
 def test_stream_with_errors(photos: Path) -> None:
