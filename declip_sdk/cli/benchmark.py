@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,7 +17,7 @@ from declip_runtime.errors import UsageError
 from declip_runtime.machine import describe_machine
 
 from .options import engine_option
-from .output import open_output
+from .output import open_output, require_place, standard_output
 from .paths import find_images
 from .screen import draw
 from .text import count, visible
@@ -54,6 +53,8 @@ def command(
         raise UsageError(f"the format of {output} does not follow from its name. Use one of {', '.join(_WRITERS)}.")
     if missing := [path for path in photos if not Path(path).exists()]:  # failing is fast, and no measurement
         raise UsageError(f"{', '.join(missing)} does not exist. Name photos or folders with photos.")
+    if output is not None:
+        require_place(output)
     file = EngineFile.open(engine or bundled_engine())
     files = find_images(photos, recursive=True).images
     if photos and not files:
@@ -64,7 +65,7 @@ def command(
         measured = chain(measured, file_rows(file, files, seconds=seconds, threads=threads))
     rows = list(_announced(measured))
     page = _page(rows, machine)
-    draw(sys.stdout.buffer, lambda _: page)
+    draw(standard_output(), lambda _: page)
     if output is not None:
         with open_output(output) as stream:
             stream.write(_WRITERS[output.suffix.lower()]([{**row, **machine} for row in rows]).encode())

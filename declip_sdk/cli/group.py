@@ -8,6 +8,8 @@ import click
 
 from declip_runtime.version import __version__
 
+from . import signals
+
 # verb -> what `declip --help` says of it; the verb lives in the module of its name as `command`
 VERBS = {
     "score": "Score photos: a table in the terminal, CSV or JSON for programs.",
@@ -36,6 +38,7 @@ class LazyGroup(click.Group):
         command = import_module(f"declip_sdk.cli.{cmd_name}").command
         if not isinstance(command, click.Command):
             raise TypeError(f"declip_sdk.cli.{cmd_name}.command is not a click command")
+        signals.raise_exceptions()  # all is imported; what the verb has begun it can now clean up
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import click
@@ -17,13 +16,16 @@ from declip_runtime.errors import BackendError
 from declip_runtime.manifest import ScoreSpec
 from declip_runtime.scorer import Scorer
 
+from .options import engine_argument
+from .output import standard_output
+from .progress import loading
 from .screen import draw
 from .table import NOT_VALIDATED
 from .text import visible
 
 
 @click.command("info")
-@click.argument("engine", required=False)
+@engine_argument(required=False)
 @click.option("--license", "license_", is_flag=True, help="Print the full licence of the weights.")
 @click.option("--format", "format_", type=click.Choice(("text", "json")), default="text", show_default=True)
 def command(engine: str | None, license_: bool, format_: str) -> None:
@@ -39,13 +41,13 @@ def command(engine: str | None, license_: bool, format_: str) -> None:
         click.echo(json.dumps(_as_json(file), indent=2))
     else:
         page = _page(file)
-        draw(sys.stdout.buffer, lambda _: page)
+        draw(standard_output(), lambda _: page)
 
 
 def _chosen(file: EngineFile) -> dict[str, str]:
-    """What ``Scorer`` would take: found by making one."""
+    """What ``Scorer`` would take: found by making one, which compiles an engine that is not in the cache yet."""
     try:
-        with Scorer(file.path) as scorer:
+        with loading(), Scorer(file.path) as scorer:
             return {"backend": scorer.backend, "device": scorer.device, "precision": scorer.precision}
     except BackendError as error:
         return {"error": str(error)}

@@ -12,9 +12,22 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
+def _not_empty(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """An empty path is a variable that was not set, not the working directory and not the bundled engine."""
+    if value == "":
+        raise click.BadParameter("the path of the engine is empty. Name a file, or leave it out for the bundled one.")
+    return value
+
+
 def engine_option(command: _Command) -> _Command:
     """``--engine``."""
-    return click.option("--engine", metavar="FILE", help="Engine file; default is the bundled one.")(command)
+    help_ = "Engine file; default is the bundled one."
+    return click.option("--engine", metavar="FILE", callback=_not_empty, help=help_)(command)
+
+
+def engine_argument(*, required: bool) -> Callable[[_Command], _Command]:
+    """``ENGINE``; where it is not required, the default is the bundled one."""
+    return click.argument("engine", required=required, callback=_not_empty)
 
 
 def backend_options(command: _Command) -> _Command:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import tempfile
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+import click
 
 from declip_runtime.errors import DeclipError, UsageError
 
@@ -23,7 +26,7 @@ def choose_format(requested: str | None, output: Path | None) -> str:
     if requested is not None:
         return requested
     if output is None:
-        return "table" if sys.stdout.isatty() else "csv"
+        return "table" if sys.stdout is not None and sys.stdout.isatty() else "csv"
     try:
         return _BY_SUFFIX[output.suffix.lower()]
     except KeyError:
@@ -32,37 +35,108 @@ def choose_format(requested: str | None, output: Path | None) -> str:
         ) from None
 
 
-@contextmanager
-def open_output(output: Path | None) -> Iterator[BinaryIO]:
-    """A binary stream to standard output or to ``output``, which is replaced only when the block ends without error.
+class Output:
+    """A stream of bytes whose failures name what could not be written: OutputError, or BrokenPipeError."""
 
-    Raises UsageError where the file cannot be written.
+    def __init__(self, stream: BinaryIO, output: Path | None = None) -> None:
+        self._stream = stream
+        self._output = output
+
+    def write(self, data: bytes) -> None:
+        """Write all of ``data``, at the latest with the next flush."""
+        with writing(self._output):
+            self._stream.write(data)
+
+    def flush(self) -> None:
+        """Let the other side see what was written."""
+        with writing(self._output):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether a person reads it in a terminal."""
+        return self._stream.isatty()
+
+
+class OutputError(click.ClickException):
+    """What was computed cannot be written; no use to go on."""
+
+
+def standard_output() -> Output:
+    """Standard output; raises UsageError where there is none."""
+    if sys.stdout is None:
+        raise UsageError("standard output is closed. Redirect it, or write a file with -o.")
+    return Output(sys.stdout.buffer)
+
+
+@contextmanager
+def open_output(output: Path | None) -> Iterator[Output]:
+    """Standard output, or ``output``, which is replaced only when the block ends without error.
+
+    Raises UsageError for what is no place for a file, OutputError where the system does not write it.
     """
     if output is None:
-        yield sys.stdout.buffer
+        yield standard_output()
         return
+    require_place(output)
     target = output.resolve()  # through a link, so that the link stays
-    if target.is_dir():
-        raise UsageError(f"{output} is a folder. Name a file to write.")
-    in_place = target.exists() and not target.is_file()  # a device or a pipe is written to, never replaced
-    partial = target if in_place else target.with_name(f".{target.name}.{os.getpid()}.partial")
+    if target.exists() and not target.is_file():  # a device or a pipe is written to, never replaced
+        with writing(output):
+            stream = target.open("wb")
+        with _closing(stream, output) as guarded:
+            yield guarded
+        return
+    partial = target.parent / f".declip-{uuid.uuid4().hex}.partial"  # short: a legal name may fill all 255 bytes
     try:
         with writing(output):
-            with partial.open("wb") as stream:
-                yield stream
-            if not in_place:
-                partial.replace(target)
+            stream = partial.open("xb")
+        with _closing(stream, output) as guarded:
+            yield guarded
+        with writing(output):
+            partial.replace(target)
     finally:
-        if not in_place:
+        with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """Make the OSError of a block that writes ``output`` the user's: UsageError with the reason of the system."""
+def _closing(stream: BinaryIO, output: Path) -> Iterator[Output]:
+    try:
+        yield Output(stream, output)
+        with writing(output):
+            stream.close()
+    finally:
+        with suppress(OSError):  # there is an error on its way already, or nothing left to write
+            stream.close()
+
+
+def require_place(output: Path) -> None:
+    """Raise now, before minutes of work, where no file could be written at ``output``.
+
+    Raises UsageError or OutputError.
+    """
+    with writing(output):
+        if output.is_dir():
+            raise UsageError(f"{output} is a folder. Name a file to write.")
+        if not output.parent.is_dir():
+            raise UsageError(f"cannot write {output}: the folder {output.parent} does not exist. Create it.")
+        with suppress(FileNotFoundError):
+            output.lstat()  # is the name too long?
+        if not output.exists() or output.is_file():  # a device or pipe needs nothing beside it
+            with tempfile.TemporaryFile(dir=output.resolve().parent):
+                pass
+
+
+@contextmanager
+def writing(output: Path | None) -> Iterator[None]:
+    """Make the OSError of a block that writes ``output``, None for standard output, an OutputError with its reason."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if isinstance(error, DeclipError):
             raise
-        raise UsageError(f"cannot write {output}: {error.strerror}. Choose another place with -o.") from error
+        place = "standard output" if output is None else output
+        raise OutputError(
+            f"cannot write {place}: {error.strerror or error}. Choose another place with -o, or free some space."
+        ) from error

@@ -8,7 +8,6 @@ import click
 
 from declip_runtime.engine_writer import pack
 
-from .output import writing
 from .text import visible
 
 
@@ -20,6 +19,5 @@ def command(folder: Path, output: Path) -> None:
 
     Such a folder is what `declip unpack` writes; it may have been edited. Hashes are made anew.
     """
-    with writing(output):
-        engine = pack(folder, output)
+    engine = pack(folder, output)
     click.echo(f"{visible(str(engine.path))} ({engine.path.stat().st_size / 1e6:.1f} MB), id {engine.id}")

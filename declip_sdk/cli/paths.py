@@ -6,7 +6,10 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from declip_runtime.errors import ImageNotFoundError, UsageError
+from declip_runtime.scores import Score
 
 # What cameras, phones and editors save as a finished picture and Pillow decodes. A file named on the command line is
 # tried whatever it is called.
@@ -35,10 +38,13 @@ class Found:
 def find_images(paths: Iterable[str], recursive: bool) -> Found:
     """Take files as named and walk folders, their subfolders only when ``recursive``.
 
-    Hidden files and folders are passed over; symbolic links to folders are not followed.
+    Hidden files and folders are passed over; symbolic links to folders are not followed. Raises UsageError for an
+    empty path.
     """
     found = Found()
     for path in paths:
+        if not path:
+            raise UsageError("one of the paths is empty. Name a photo or a folder; is a variable not set?")
         if _is_folder(path):
             _walk(path, recursive, found)
         else:
@@ -68,18 +74,41 @@ def _walk(folder: str, recursive: bool, found: Found) -> None:
 
 
 def read_paths(descriptor: int, separator: bytes) -> Iterator[str]:
-    """Yield the paths that arrive on a file descriptor, each as soon as its separator is there; empty ones are skipped.
+    """Yield the paths that arrive on a file descriptor, each as soon as its separator is there, empty ones included.
+
+    A line may end in CR LF; a name that itself ends in CR needs NUL as the separator.
 
     Reads the descriptor itself: a thread that waits inside a buffered reader holds its lock, which the interpreter
-    needs when it shuts down after Ctrl-C.
+    needs when it shuts down after Ctrl-C. Raises UsageError where it cannot be read.
     """
     pending = b""
-    while chunk := os.read(descriptor, _CHUNK):
+    while chunk := _read(descriptor):
         *complete, pending = (pending + chunk).split(separator)
-        yield from (os.fsdecode(path) for path in map(_strip, complete) if path)
-    if last := _strip(pending):
-        yield os.fsdecode(last)
+        yield from (_path(line, separator) for line in complete)
+    if pending:
+        yield _path(pending, separator)
 
 
-def _strip(line: bytes) -> bytes:
-    return line[:-1] if os.name == "nt" and line.endswith(b"\r") else line
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, _CHUNK)
+    except OSError as error:
+        raise UsageError(
+            f"standard input cannot be read: {error.strerror}. Redirect it from a file or a pipe."
+        ) from error
+
+
+def _path(line: bytes, separator: bytes) -> str:
+    return os.fsdecode(line.removesuffix(b"\r") if separator == b"\n" else line)
+
+
+def explained(score: Score) -> Score:
+    """The score with advice for the command line where the library's is for programs: empty paths and folders."""
+    if not isinstance(score.error, ImageNotFoundError):
+        return score
+    if not score.image:
+        return replace(score, error=ImageNotFoundError("the path is empty. Give the path of a photo."))
+    if _is_folder(score.image):
+        advice = "Give the paths of its photos; folders are walked when they are arguments."
+        return replace(score, error=ImageNotFoundError(f"{score.image!r} is a folder. {advice}"))
+    return score

@@ -11,9 +11,11 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from declip_runtime.scores import Score
+
+from .output import Output
 
 DIGITS = 6
 
@@ -24,8 +26,8 @@ class Writer(Protocol):
     def write(self, score: Score) -> None:
         """Add one image."""
 
-    def finish(self) -> None:
-        """Complete the document."""
+    def finish(self, left_out: int) -> None:
+        """Complete the document, which ``left_out`` images are not part of because nobody wanted them."""
 
 
 def _row(score: Score) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def _row(score: Score) -> dict[str, Any]:
 class JsonLines:
     """One JSON object a line, flushed at once: a program on the other side of a pipe waits for it."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Output) -> None:
         self._stream = stream
 
     def write(self, score: Score) -> None:
@@ -43,14 +45,14 @@ class JsonLines:
         self._stream.write(json.dumps(_row(score)).encode("ascii") + b"\n")
         self._stream.flush()
 
-    def finish(self) -> None:
+    def finish(self, left_out: int) -> None:
         """Nothing is left to do."""
 
 
 class Json:
     """One document: what scored (``about``), then ``images`` as a list of objects."""
 
-    def __init__(self, stream: BinaryIO, about: Mapping[str, Any]) -> None:
+    def __init__(self, stream: Output, about: Mapping[str, Any]) -> None:
         self._stream = stream
         self._separator = b"\n"
         head = json.dumps(about, indent=2)
@@ -61,7 +63,7 @@ class Json:
         self._stream.write(self._separator + b"    " + json.dumps(_row(score)).encode("ascii"))
         self._separator = b",\n"
 
-    def finish(self) -> None:
+    def finish(self, left_out: int) -> None:
         """Close the list and the document."""
         self._stream.write(b"\n  ]\n}\n")
         self._stream.flush()
@@ -70,7 +72,7 @@ class Json:
 class Csv:
     """A header and one record an image, flushed at once: ``image``, the scores, ``error``."""
 
-    def __init__(self, stream: BinaryIO, names: Sequence[str]) -> None:
+    def __init__(self, stream: Output, names: Sequence[str]) -> None:
         self._stream = stream
         self._put(["image", *names, "error"])
 
@@ -79,7 +81,7 @@ class Csv:
         self._put(["" if value is None else value for value in _row(score).values()])
         self._stream.flush()
 
-    def finish(self) -> None:
+    def finish(self, left_out: int) -> None:
         """Nothing is left to do."""
 
     def _put(self, record: Sequence[object]) -> None:

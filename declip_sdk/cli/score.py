@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
-from declip_runtime.errors import UsageError
+from declip_runtime.errors import DeclipError, UsageError
 from declip_runtime.images import DEFAULT_MAX_PIXELS
 from declip_runtime.options import Precision
 from declip_runtime.scorer import Scorer
 from declip_runtime.scores import Score
 
 from .options import backend_options, engine_option
-from .output import FORMATS, choose_format, open_output
-from .paths import IMAGE_SUFFIXES, find_images, read_paths
+from .output import FORMATS, Output, choose_format, open_output, require_place
+from .paths import IMAGE_SUFFIXES, explained, find_images, read_paths
 from .progress import loading, progress_bar
 from .report import Report
 from .rows import Csv, Json, JsonLines, Writer
@@ -36,6 +35,7 @@ from .table import TableWriter
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a file; its extension picks the format.")
 @click.option("--sort", metavar="NAME", help="Highest of this score first (table: the first quality score).")
 @click.option("--min", "minimums", metavar="NAME=0.4", multiple=True, help="Keep images that reach it; repeatable.")
+@click.option("--top", type=click.IntRange(1), metavar="N", help="Keep the best N, by --sort; failed ones stay listed.")
 @backend_options
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images through the model at once.")
 @click.option("--exact", is_flag=True, help="Decode every pixel of large JPEGs instead of a reduced scale.")
@@ -52,6 +52,7 @@ def command(
     output: Path | None,
     sort: str | None,
     minimums: tuple[str, ...],
+    top: int | None,
     backend: str,
     device: str | None,
     precision: Precision,
@@ -66,11 +67,18 @@ def command(
     With - every line is one image; with --format jsonl each is answered at once, in order, so that a program in any
     language can keep one scorer running and talk to it.
 
-    Machine formats keep the input's order unless --sort is given. Images that fail are always reported.
+    Machine formats keep the input's order unless --sort or --top is given. Images that fail are always reported.
 
-    Exit codes: 0 all scored, 1 some failed, 2 wrong use, 130 interrupted (what was done is written).
+    Exit codes: 0 all scored, 1 some failed, 2 wrong use or a backend that fails, 130 interrupted, 143 terminated. What
+    was done by then is written.
     """
     chosen = choose_format(format_, output)
+    if "-" in paths and chosen == "jsonl" and output is None:
+        _refuse_silence({"--sort": sort is not None, "--min": bool(minimums), "--top": top is not None})
+    report = Report()
+    sources = _sources(paths, recursive, b"\0" if null else b"\n", report)
+    if output is not None:
+        require_place(output)
     with loading():
         scorer = Scorer(
             engine,
@@ -85,16 +93,17 @@ def command(
         )
     lead = _lead(scorer, sort)
     keep = _filter(minimums, scorer.names)
-    report = Report()
-    sources = _sources(paths, recursive, b"\0" if null else b"\n", report)
-    with scorer, open_output(output) as stream:
-        writer = _writer(chosen, stream, scorer, lead)
-        order = lead if sort is not None or chosen == "table" else None
-        rows_in_terminal = chosen in ("csv", "jsonl") and order is None and stream.isatty()
-        with progress_bar(report.total, shown=not rows_in_terminal) as advance:
-            _score(scorer, sources, writer, order, keep, report, advance)
-        writer.finish()
+    order = lead if sort is not None or top is not None or chosen == "table" else None
+    with scorer:
+        with open_output(output) as stream:
+            writer = _writer(chosen, stream, scorer, lead)
+            rows_in_terminal = chosen in ("csv", "jsonl") and order is None and stream.isatty()
+            with progress_bar(report.total, shown=not rows_in_terminal) as advance:
+                left_out = _score(scorer, sources, writer, order, keep, top, report, advance)
+            writer.finish(left_out)
         report.finish(scorer, output)
+    if isinstance(report.stopped, DeclipError):
+        raise report.stopped
     context.exit(report.exit_code)
 
 
@@ -104,26 +113,49 @@ def _score(
     writer: Writer,
     order: str | None,
     keep: Callable[[Score], bool],
+    top: int | None,
     report: Report,
     advance: Callable[[], None],
-) -> None:
-    """Score until the end or Ctrl-C; write at once, or sorted by ``order`` when that is over."""
+) -> int:
+    """Score until the end, Ctrl-C or an error; write at once, or the ``top`` sorted by ``order`` when that is over.
+
+    Returns how many images were scored and left out.
+    """
     waiting: list[Score] = []
+    left_out = 0
     start = time.perf_counter()
     try:
         with closing(scorer.stream(sources)) as scores:
-            for score in scores:
+            for score in map(explained, scores):
                 report.add(score)
-                if keep(score):
-                    waiting.append(score) if order else writer.write(score)
+                if not keep(score):
+                    left_out += 1
+                elif order:
+                    waiting.append(score)
+                else:
+                    writer.write(score)
                 advance()
-    except KeyboardInterrupt:
-        report.interrupted = True
+    except (KeyboardInterrupt, DeclipError) as stopped:  # failing to write is neither of them
+        if not report.done:
+            raise
+        report.stopped = stopped
     report.seconds = time.perf_counter() - start
     if order:
         waiting.sort(key=lambda s: (s.error is not None, -s[order] if s.error is None else 0.0))
-    for score in waiting:
+    good = sum(score.error is None for score in waiting)
+    shown = good if top is None else min(top, good)
+    for score in waiting[:shown] + waiting[good:]:
         writer.write(score)
+    return left_out + good - shown
+
+
+def _refuse_silence(given: Mapping[str, bool]) -> None:
+    """A program that sent a path waits for its answer, and would wait for ever for one that is filtered or sorted."""
+    if options := [name for name, used in given.items() if used]:
+        raise UsageError(
+            f"- with --format jsonl answers every path at once, in order, so {', '.join(options)} cannot be used there."
+            " Leave it out, write a file with -o, or choose --format csv."
+        )
 
 
 def _sources(paths: Sequence[str], recursive: bool, separator: bytes, report: Report) -> Iterable[str]:
@@ -167,7 +199,7 @@ def _filter(minimums: Sequence[str], names: Sequence[str]) -> Callable[[Score], 
     return lambda score: score.error is not None or all(score[name] >= low for name, low in bounds.items())
 
 
-def _writer(format_: str, stream: BinaryIO, scorer: Scorer, lead: str) -> Writer:
+def _writer(format_: str, stream: Output, scorer: Scorer, lead: str) -> Writer:
     if format_ == "jsonl":
         return JsonLines(stream)
     if format_ == "csv":

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import BinaryIO
 
 from rich.console import Console, RenderableType
+
+from .output import Output
 
 _PLAIN_WIDTH = 250
 
 
-def draw(stream: BinaryIO, build: Callable[[Console], RenderableType]) -> None:
+def draw(stream: Output, build: Callable[[Console], RenderableType]) -> None:
     """Draw what ``build`` makes for the console that ``stream`` leads to.
 
     A terminal gets its own encoding, everything else UTF-8 without colours and trailing blanks.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import BinaryIO
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
@@ -16,6 +15,7 @@ from rich.text import Text
 from declip_runtime.manifest import ScoreSpec
 from declip_runtime.scores import Score
 
+from .output import Output
 from .screen import draw
 from .text import count, shorten, visible
 
@@ -29,7 +29,7 @@ NOT_VALIDATED = "not validated"
 class TableWriter:
     """Collects scores and draws them when all are there, in the order they came; failed ones go below."""
 
-    def __init__(self, stream: BinaryIO, specs: Sequence[ScoreSpec], lead: str) -> None:
+    def __init__(self, stream: Output, specs: Sequence[ScoreSpec], lead: str) -> None:
         self._stream = stream
         self._specs = specs
         self._lead = lead
@@ -39,15 +39,18 @@ class TableWriter:
         """Add one image."""
         self._scores.append(score)
 
-    def finish(self) -> None:
+    def finish(self, left_out: int) -> None:
         """Draw."""
-        draw(self._stream, lambda console: score_table(self._scores, self._specs, self._lead, console))
+        draw(self._stream, lambda console: score_table(self._scores, self._specs, self._lead, left_out, console))
 
 
-def score_table(scores: Sequence[Score], specs: Sequence[ScoreSpec], lead: str, console: Console) -> RenderableType:
+def score_table(
+    scores: Sequence[Score], specs: Sequence[ScoreSpec], lead: str, left_out: int, console: Console
+) -> RenderableType:
     """Scored images as given, ``lead`` with bars in front; failed ones below with their reasons.
 
-    Columns that do not fit the console's width are named in a line below instead of being squeezed.
+    Columns that do not fit the console's width are named in a line below instead of being squeezed, and so is the
+    number of images that were left out.
     """
     folder = _common_folder([s.image for s in scores])
     good = [s for s in scores if s.error is None]
@@ -55,6 +58,8 @@ def score_table(scores: Sequence[Score], specs: Sequence[ScoreSpec], lead: str, 
     parts: list[RenderableType] = []
     if good:
         parts += _good(good, specs, lead, folder, console)
+    if left_out:
+        parts.append(_note(f"{count(left_out, 'more image')} left out by --min or --top"))
     if failed:
         parts += _failed(failed, folder, console.width)
     return Group(*parts)
@@ -81,8 +86,12 @@ def _good(
     parts: list[RenderableType] = [table]
     if hidden := [spec.name for spec in ordered if spec not in shown]:
         note = f"{count(len(hidden), 'more score')} in a wider terminal or with --format csv: {', '.join(hidden)}"
-        parts.append(Padding(Text(note, style="dim italic"), (1, 0, 0, 0)))
+        parts.append(_note(note))
     return parts
+
+
+def _note(text: str) -> RenderableType:
+    return Padding(Text(text, style="dim italic"), (1, 0, 0, 0))
 
 
 def _fit(ordered: Sequence[ScoreSpec], name_width: int, width: int) -> tuple[list[ScoreSpec], int]:

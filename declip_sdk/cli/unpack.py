@@ -8,12 +8,13 @@ import click
 
 from declip_runtime.engine_file import EngineFile
 
+from .options import engine_argument
 from .output import writing
 from .text import visible
 
 
 @click.command("unpack")
-@click.argument("engine")
+@engine_argument(required=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to fill; default is the engine's name.")
 def command(engine: str, output: Path | None) -> None:
     """Write ENGINE's graphs as ONNX files that trtexec, Triton and Netron read, its plans, and its manifest.

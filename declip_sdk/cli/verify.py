@@ -6,11 +6,12 @@ import click
 
 from declip_runtime.engine_file import EngineFile, bundled_engine
 
+from .options import engine_argument
 from .text import visible
 
 
 @click.command("verify")
-@click.argument("engine", required=False)
+@engine_argument(required=False)
 def command(engine: str | None) -> None:
     """Check every hash in ENGINE, weights included (default: the bundled engine).
 

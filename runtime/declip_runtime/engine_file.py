@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import uuid
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -59,22 +61,19 @@ class EngineFile:
         Raises EngineNotFoundError, NotAnEngineError (a bare .onnx or .plan included), EngineTruncatedError,
         EngineCorruptError, EngineVersionError for a newer schema, ManifestError.
         """
+        if not os.fspath(path):
+            raise EngineNotFoundError("the path of the engine is empty. Name an engine file.")
         place = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link to a name users do not know
-        if place.is_dir():
-            raise NotAnEngineError(f"{place} is a folder. Make an engine of it with: declip pack {place} -o x.engine")
-        try:
+        with _reading(place):
+            _require_file(place)
             with place.open("rb") as file:
-                stat = os.fstat(file.fileno())
-                members = _layout(place, file, stat.st_size)
+                status = os.fstat(file.fileno())
+                members = _layout(place, file, status.st_size)
                 manifest = _manifest(place, file, members)
-        except FileNotFoundError as error:
-            raise EngineNotFoundError(f"there is no engine at {place}. Check the path.") from error
-        except OSError as error:
-            raise EngineError(f"{place} cannot be read: {error.strerror or error}.") from error
         del members[MANIFEST]
         if {m.name: m.size for m in members.values()} != {name: entry.size for name, entry in manifest.entries.items()}:
             raise EngineCorruptError(f"{place} does not hold the entries that its manifest lists. {_FETCH_AGAIN}")
-        return cls(place, manifest, members, _signature(stat))
+        return cls(place, manifest, members, _signature(status))
 
     @property
     def id(self) -> str:
@@ -88,10 +87,13 @@ class EngineFile:
     def chunks(self, entry: str) -> Iterator[bytes]:
         """The bytes of an entry in pieces of at most 1 MiB; a wrong hash raises EngineCorruptError at the end."""
         member, digest = self._member(entry), hashlib.sha256()
-        with self.path.open("rb") as file:
+        with _reading(self.path):
+            file = self.path.open("rb")
+        with file:
             file.seek(member.offset)
             for start in range(0, member.size, _CHUNK):
-                chunk = file.read(min(_CHUNK, member.size - start))
+                with _reading(self.path):
+                    chunk = file.read(min(_CHUNK, member.size - start))
                 digest.update(chunk)
                 yield chunk
         if digest.hexdigest() != self.manifest.entries[entry].sha256:
@@ -120,7 +122,9 @@ class EngineFile:
             raise EngineCorruptError(f"graph {name!r} of {self.path} refers to addresses in memory. {_FETCH_AGAIN}")
         for tensor in onnx_head.tensors(head):
             if tensor.location != WEIGHTS or tensor.offset + tensor.length > weights.size:
-                raise EngineCorruptError(f"tensor {tensor.name!r} lies outside {WEIGHTS} in {self.path}.")
+                raise EngineCorruptError(
+                    f"tensor {tensor.name!r} lies outside {WEIGHTS} in {self.path}. Export or pack the engine again."
+                )
         return onnx_head.relocate(head, location, weights.offset if base is None else base)
 
     def verify(self) -> None:
@@ -149,10 +153,11 @@ class EngineFile:
         Raises UsageError where the folder holds something already, EngineCorruptError.
         """
         target = Path(folder)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        exists = target.exists()
+        if exists and (not target.is_dir() or any(target.iterdir())):
             raise UsageError(f"{target} exists and is not an empty folder. Choose another place.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+        work = (target if exists else target.parent) / f".declip-{uuid.uuid4().hex}"
         work.mkdir()
         try:
             graphs = {entry: f"{name}.onnx" for name, entry in self.manifest.graphs.items()}
@@ -162,9 +167,12 @@ class EngineFile:
                 with (work / name).open("xb") as out:
                     out.writelines(self.chunks(entry))
             (work / MANIFEST).write_text(self.manifest.to_json(), encoding="utf-8")
-            if target.exists():
-                target.rmdir()
-            work.rename(target)
+            if exists:  # it may be somebody's working directory or a mount: fill it, replace it not
+                for child in work.iterdir():
+                    child.rename(target / child.name)
+                work.rmdir()
+            else:
+                work.rename(target)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
@@ -174,7 +182,9 @@ class EngineFile:
         try:
             return self._members[entry]
         except KeyError:
-            raise EngineError(f"{self.path} has no entry {entry!r}; it has {', '.join(self._members)}.") from None
+            raise EngineError(
+                f"{self.path} has no entry {entry!r}; it has {', '.join(self._members)}. Name one of them."
+            ) from None
 
 
 def bundled_engine() -> Path:
@@ -185,8 +195,31 @@ def bundled_engine() -> Path:
     return path
 
 
-def _signature(stat: os.stat_result) -> tuple[int, ...]:
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+def _signature(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Make what the system says while ``path`` is read an EngineError with the path and what to do."""
+    try:
+        yield
+    except EngineError:  # EngineNotFoundError is a FileNotFoundError too
+        raise
+    except FileNotFoundError as error:
+        raise EngineNotFoundError(f"there is no engine at {path}. Check the path.") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise EngineError(f"{path} cannot be read: {reason}. Check the path and its permissions.") from error
+
+
+def _require_file(path: Path) -> None:
+    """Opening a pipe would wait for its writer and opening a device may do anything: look before."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise NotAnEngineError(f"{path} is a folder. Make an engine of it with: declip pack {path} -o x.engine")
+    if not stat.S_ISREG(mode):
+        raise NotAnEngineError(f"{path} is a pipe, socket or device, not a file. Copy the engine to a file first.")
 
 
 def _layout(path: Path, file: BinaryIO, size: int) -> dict[str, container.Member]:
@@ -220,4 +253,15 @@ def _manifest(path: Path, file: BinaryIO, members: dict[str, container.Member]) 
     text = file.read(member.size)
     if zlib.crc32(text) != member.crc:
         raise EngineCorruptError(f"{MANIFEST} in {path} is damaged. {_FETCH_AGAIN}")
-    return Manifest.from_json(text)
+    return manifest_of(path, text)
+
+
+def manifest_of(path: Path, text: bytes) -> Manifest:
+    """Parse the manifest that was read from ``path``, which every error then names.
+
+    Raises what ``Manifest.from_json`` does.
+    """
+    try:
+        return Manifest.from_json(text)
+    except EngineError as error:
+        raise type(error)(f"{path}: {error}") from error

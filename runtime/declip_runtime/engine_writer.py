@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import container, onnx_head
-from .engine_file import MANIFEST, WEIGHTS, EngineFile
-from .errors import UsageError
+from .engine_file import MANIFEST, WEIGHTS, EngineFile, manifest_of
+from .errors import DeclipError, UsageError
 from .manifest import GRAPH_NAMES, Entry, Manifest, Plan
 
 Content = bytes | Path | Iterable[bytes]
@@ -30,12 +30,15 @@ def write_engine(path: str | os.PathLike[str], manifest: Manifest, entries: Mapp
     plan of the manifest, whose ``entries`` are filled in here. Content is streamed, so it need not fit in memory. The
     file replaces one at ``path`` in one step when all is written; equal content gives equal bytes.
 
-    Raises UsageError for missing or ill-named entries, OSError where the disk does not take it.
+    Raises UsageError for missing or ill-named entries, for a file of them that cannot be read, and where the disk does
+    not take the engine.
     """
     target = Path(path)
     missing = {WEIGHTS, *manifest.graphs.values(), *(p.entry for p in manifest.plans)} - set(entries)
     if missing or MANIFEST in entries:
-        raise UsageError(f"an engine needs the entries {sorted(missing)} too, and writes {MANIFEST} itself.")
+        raise UsageError(
+            f"an engine needs the entries {sorted(missing)} too, and writes {MANIFEST} itself. Give all but that."
+        )
     for name in entries:
         try:
             container.check_name(name)
@@ -90,7 +93,7 @@ def pack(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> Engine
     weights = source / WEIGHTS
     entries: dict[str, Content] = {WEIGHTS: weights if weights.is_file() else b""}
     for name, entry in graphs.items():
-        head = (source / f"{name}.onnx").read_bytes()
+        head = _read(source / f"{name}.onnx")
         _require_weights(source / f"{name}.onnx", head, weights.stat().st_size if weights.is_file() else 0)
         entries[entry] = head
     for plan in manifest.plans:
@@ -102,13 +105,14 @@ def pack(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> Engine
 
 def _without_hashes(path: Path) -> Manifest:
     """The manifest as a description only: what it says of other bytes than those beside it is forgotten."""
+    text = _read(path)
     try:
-        data = json.loads(path.read_bytes())
-    except ValueError:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
         raise UsageError(f"{path} is not a JSON object. `declip unpack` shows the form.")
-    return Manifest.from_json(json.dumps({**data, "entries": {}, "engine_id": None}))
+    return manifest_of(path, json.dumps({**data, "entries": {}, "engine_id": None}).encode())
 
 
 def _require_weights(path: Path, head: bytes, size: int) -> None:
@@ -124,17 +128,44 @@ def _chunks(content: Content) -> Iterator[bytes]:
     if isinstance(content, bytes):
         yield content
     elif isinstance(content, Path):
-        with content.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+        yield from _pieces(content)
     else:
         yield from content
+
+
+def _read(path: Path) -> bytes:
+    return b"".join(_pieces(path))
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of ``path`` when the block ends well, and vanishes otherwise."""
-    work = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with _written_beside(path) as file:
+            yield file
+    except OSError as error:
+        if isinstance(error, DeclipError):
+            raise
+        reason = error.strerror or error
+        raise UsageError(f"cannot write {path}: {reason}. Choose another place, or free some space.") from error
+
+
+@contextmanager
+def _written_beside(path: Path) -> Iterator[BinaryIO]:
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder. Name a file to write.")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is a pipe, socket or device. Name a file to write.")
+    work = path.parent / f".declip-{uuid.uuid4().hex}"  # short: a legal name may fill all 255 bytes
     try:
         with work.open("xb") as file:
             yield file

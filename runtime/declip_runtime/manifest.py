@@ -230,10 +230,12 @@ class Manifest:
         """
         try:
             data = json.loads(text)
-        except (ValueError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError("the engine's manifest is not JSON. Export the engine again.") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise NotAnEngineError("manifest.json is not the manifest of a DeCLIP engine.")
+            raise NotAnEngineError(
+                "manifest.json is not the manifest of a DeCLIP engine. `declip unpack` of an engine shows the form."
+            )
         schema = data.get("schema")
         if not isinstance(schema, int):
             raise ManifestError("the engine's manifest has no schema number. Export the engine again.")
@@ -244,7 +246,7 @@ class Manifest:
         stated = data.get("engine_id")
         try:
             manifest = _manifest_from(data)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ManifestError(
                 f"the engine's manifest is not valid: {type(error).__name__} {error}. Export the engine again."
             ) from error

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import zipfile
 from collections.abc import Iterator
@@ -169,6 +171,23 @@ def test_a_folder_is_told_how_to_become_an_engine(tmp_path: Path) -> None:
         EngineFile.open(tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.engine")
+    with pytest.raises(NotAnEngineError, match=r"pipe\.engine is a pipe"):
+        EngineFile.open(tmp_path / "pipe.engine")
+
+
+def test_an_empty_path_is_not_the_working_directory() -> None:
+    with pytest.raises(EngineNotFoundError, match="is empty"):
+        EngineFile.open("")
+
+
+def test_a_name_that_the_system_does_not_take_is_an_engine_error(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot be read"):
+        EngineFile.open(tmp_path / ("x" * 300))
+
+
 def test_a_manifest_that_lists_other_entries(tmp_path: Path, engine: EngineFile) -> None:
     path = tmp_path / "other.engine"
     with path.open("wb") as file:
@@ -335,6 +354,42 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, eng
     assert list(tmp_path.iterdir()) == [engine.path]
 
 
+def test_a_full_disk_is_named_and_leaves_the_old_file(
+    tmp_path: Path, engine: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match=r"cannot write .*tiny\.engine: No space left") as caught:
+        tiny_engine.write(engine.path, seed=1)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert EngineFile.open(engine.path).id == engine.id
+    assert list(tmp_path.iterdir()) == [engine.path]
+
+
+def test_content_that_cannot_be_read_is_the_one_to_blame(tmp_path: Path) -> None:
+    entries = {"graphs/fp32.onnx": b"", "weights.bin": tmp_path / "gone.bin"}
+    with pytest.raises(UsageError, match=r"gone\.bin cannot be read"):
+        write_engine(tmp_path / "x.engine", MANIFEST, entries)
+
+
+@pytest.mark.parametrize("length", [230, 250])
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path, length: int) -> None:
+    engine = tiny_engine.write(tmp_path / ("x" * length))
+    engine.unpack(tmp_path / ("y" * length))
+    assert sorted(len(p.name) for p in tmp_path.iterdir()) == [length, length]
+
+
+@pytest.mark.parametrize("place", [".", "", "/"])
+def test_a_folder_is_no_place_for_an_engine(
+    place: str, tmp_path: Path, engine: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"is a folder\. Name a file"):
+        write_engine(place, MANIFEST, {"weights.bin": b"", "graphs/fp32.onnx": b""})
+
+
 def test_entries_from_bytes_files_and_pieces(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"abc" * 700_000)
     head = tiny_engine.graph()
@@ -434,6 +489,18 @@ def test_pack_says_what_is_missing(tmp_path: Path, engine: EngineFile) -> None:
     with pytest.raises(ManifestError):
         pack(folder, tmp_path / "x.engine")
     assert not (tmp_path / "x.engine").exists()
+
+
+def test_an_empty_folder_is_filled_and_stays_the_same(
+    tmp_path: Path, engine: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a mount, or the working directory."""
+    (tmp_path / "empty").mkdir()
+    before = (tmp_path / "empty").stat().st_ino
+    monkeypatch.chdir(tmp_path / "empty")
+    files = engine.unpack("")
+    assert (tmp_path / "empty").stat().st_ino == before
+    assert {f.name for f in files} == {p.name for p in Path().iterdir()}
 
 
 def test_unpack_overwrites_nothing_and_leaves_no_half(tmp_path: Path, engine: EngineFile) -> None:

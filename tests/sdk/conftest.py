@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,14 @@ def save_picture(path: Path, seed: int) -> Path:
     noise = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(noise // 2 + np.uint8(29 * seed % 128)).save(path)
     return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals() -> Iterator[None]:
+    """Ctrl-C reaches what tests start, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

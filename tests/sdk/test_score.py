@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from declip_runtime.backends.fake import FakeBackend
+from declip_runtime.errors import BackendExecutionError
 from declip_sdk import Scorer
 from declip_sdk.cli import run
 
@@ -175,6 +177,9 @@ def test_min_keeps_what_reaches_it_and_what_failed(photos: Path, capfdbinary: An
         (["-o", "scores.xls"], ".csv"),
         (["-"], "Give it alone"),
         (["--frobnicate"], "No such option"),
+        (["--engine", ""], "path of the engine is empty"),
+        ([""], "one of the paths is empty"),
+        (["--top", "0"], "0 is not in the range"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(
@@ -214,9 +219,19 @@ def test_the_extension_of_the_output_picks_its_format(
 
 
 def test_a_file_that_cannot_be_written_is_named(photos: Path, tmp_path: Path, capfdbinary: Any) -> None:
-    for target in (tmp_path, tmp_path / "no" / "s.csv"):
+    for target in (tmp_path, tmp_path / "no" / "s.csv", Path("/proc/s.csv"), tmp_path / ("x" * 300 + ".csv")):
         assert run(["score", *FAKE, "--format", "csv", "-o", str(target), str(photos)]) == 2
-        assert str(target).encode() in capfdbinary.readouterr().err
+        error = capfdbinary.readouterr().err
+        assert str(target).encode() in error
+        assert error.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("length", [230, 254])
+def test_a_name_may_be_as_long_as_the_system_allows(photos: Path, tmp_path: Path, length: int) -> None:
+    output = tmp_path / ("x" * length)
+    assert run(["score", *FAKE, "--format", "csv", "-o", str(output), str(photos)]) == 1
+    assert output.read_text().startswith("image,")
+    assert [p for p in tmp_path.iterdir() if p.is_file()] == [output]
 
 
 @posix
@@ -257,17 +272,58 @@ def test_a_path_may_arrive_in_pieces_and_hold_a_newline(tmp_path: Path) -> None:
     process.stdin.write(path[:5])
     process.stdin.flush()
     time.sleep(0.1)
-    out, _ = process.communicate(path[5:] + b"\0\0" + path + b"\0", timeout=30)
+    out, _ = process.communicate(path[5:] + b"\0" + path + b"\0", timeout=30)
     assert [row["image"] for row in rows(out)] == [os.fsdecode(path)] * 2
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("end", "option"), [(b"\n", []), (b"\r\n", []), (b"\0", ["-0"])])
+def test_every_line_has_an_answer_the_empty_one_too(photos: Path, end: bytes, option: list[str]) -> None:
+    good = os.fsencode(photos / "a.jpg")
+    process = start("score", *JSONL, *option, "-")
+    out, _ = process.communicate(end.join([good, b"", good, b"", b""]), timeout=30)
+    assert [row["image"] for row in rows(out)] == [str(photos / "a.jpg"), "", str(photos / "a.jpg"), ""]
+    errors = [row["error"] for row in rows(out)]
+    assert errors[0] is errors[2] is None
+    assert errors[1] == errors[3] == "ImageNotFoundError: the path is empty. Give the path of a photo."
+    assert process.returncode == 1
+
+
+def test_a_folder_among_the_lines_gets_advice_for_the_command_line(photos: Path) -> None:
+    out, _ = start("score", *JSONL, "-").communicate(os.fsencode(photos), timeout=30)
+    (row,) = rows(out)
+    assert "is a folder" in row["error"]
+    assert "declip score" not in row["error"]
+
+
+@pytest.mark.parametrize("option", [["--min", "quality=0.4"], ["--sort", "quality"], ["--top", "3"]])
+def test_what_would_leave_a_path_unanswered_is_refused_to_a_co_process(option: list[str], capfdbinary: Any) -> None:
+    assert run(["score", *JSONL, *option, "-"]) == 2
+    captured = capfdbinary.readouterr()
+    assert captured.out == b""
+    assert option[0].encode() in captured.err
+    assert b"answers every path" in captured.err
+
+
+@posix
+def test_a_file_still_takes_what_is_refused_to_a_co_process(photos: Path, tmp_path: Path) -> None:
+    process = start("score", *FAKE, "--top", "1", "-o", tmp_path / "best.jsonl", "-")
+    process.communicate(b"".join(os.fsencode(photos / name) + b"\n" for name in GOOD), timeout=30)
+    assert process.returncode == 0
+    assert len(rows((tmp_path / "best.jsonl").read_bytes())) == 1
 
 
 # --- interruption
 
 
 @posix
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")]
+)
 @pytest.mark.parametrize("format_", ["csv", "json", "table"])
-def test_ctrl_c_writes_what_is_done(photos: Path, tmp_path: Path, format_: str) -> None:
+def test_a_signal_writes_what_is_done(
+    photos: Path, tmp_path: Path, format_: str, number: int, code: int, word: bytes
+) -> None:
     output = tmp_path / "scores.out"
     process = start("score", *FAKE, "--format", format_, "-o", output, "-")
     assert process.stdin
@@ -275,15 +331,58 @@ def test_ctrl_c_writes_what_is_done(photos: Path, tmp_path: Path, format_: str) 
         process.stdin.write(os.fsencode(photos / name) + b"\n")
     process.stdin.flush()
     _wait_until_scored(process, output)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.stdout.read(), process.stderr.read()  # type: ignore[union-attr]
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=30) == code
     assert out == b""
-    assert err == b"declip: interrupted after 3 images; what was done is written\n"
+    assert err == b"declip: " + word + b" after 3 images; what was done is written\n"
+    assert not list(tmp_path.glob(".*"))
     text = output.read_text()
     assert all(name in text for name in GOOD)
     if format_ == "json":
         assert len(json.loads(text)["images"]) == 3
+
+
+@pytest.mark.parametrize("format_", ["csv", "json", "table"])
+def test_a_backend_that_fails_on_its_way_writes_what_is_done(
+    photos: Path, tmp_path: Path, format_: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any
+) -> None:
+    output = tmp_path / "scores.out"
+    output.write_text("older")
+    _fail_in_call(3, monkeypatch)
+    paths = [str(photos / name) for name in GOOD]
+    assert run(["score", *FAKE, "--batch-size", "1", "--format", format_, "-o", str(output), *paths]) == 2
+    assert capfdbinary.readouterr().err.splitlines() == [
+        b"declip: stopped after 2 of 3 images; what was done is written",
+        b"declip: the device is gone. Plug it in.",
+    ]
+    text = output.read_text()
+    assert [name in text for name in GOOD] == [True, True, False]
+    if format_ == "json":
+        assert len(json.loads(text)["images"]) == 2
+
+
+def test_a_backend_that_fails_at_once_replaces_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any
+) -> None:
+    output = tmp_path / "scores.csv"
+    output.write_text("older")
+    _fail_in_call(1, monkeypatch)
+    assert run(["score", *FAKE, "-o", str(output), str(photos / "a.jpg")]) == 2
+    assert capfdbinary.readouterr().err == b"declip: the device is gone. Plug it in.\n"
+    assert output.read_text() == "older"
+    assert not list(tmp_path.glob(".*"))
+
+
+def _fail_in_call(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, works = iter(range(1, 100)), FakeBackend._run_impl
+
+    def run_impl(self: FakeBackend, images: Any) -> Any:
+        if next(calls) == number:
+            raise BackendExecutionError("the device is gone. Plug it in.")
+        return works(self, images)
+
+    monkeypatch.setattr(FakeBackend, "_run_impl", run_impl)
 
 
 def _wait_until_scored(process: subprocess.Popen[bytes], output: Path) -> None:
@@ -307,6 +406,39 @@ def test_a_reader_that_goes_away_ends_it_quietly(photos: Path) -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(timeout=30) == 141
+
+
+# --- the best only
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "csv", "json", "table"])
+def test_top_keeps_the_best_and_what_failed(photos: Path, capfdbinary: Any, format_: str) -> None:
+    with Scorer(TINY, backend="fake") as scorer:
+        scores = scorer.score([photos / n for n in GOOD])
+    best = [Path(s.image).name for s in sorted(scores, key=lambda s: -s["quality"])][:2]
+    assert run(["score", *FAKE, "--format", format_, "--top", "2", str(photos)]) == 1
+    captured = capfdbinary.readouterr()
+    assert b"1 of 4 images failed" in captured.err
+    text = captured.out.decode()
+    places = [text.index(name) for name in (*best, "broken.jpg")]
+    assert places == sorted(places)
+    assert not set(GOOD) - set(best) & {name for name in GOOD if name in text}
+
+
+def test_top_follows_sort_and_min(photos: Path, capfdbinary: Any) -> None:
+    with Scorer(TINY, backend="fake") as scorer:
+        name = scorer.names[-1]
+        scores = sorted(scorer.score([photos / n for n in GOOD]), key=lambda s: -s[name])
+    (photos / "broken.jpg").unlink()
+    for options, wanted in ((["--top", "1"], 1), (["--top", "9"], 3)):
+        assert run(["score", *JSONL, *options, "--sort", name, str(photos)]) == 0
+        assert names(capfdbinary.readouterr().out) == [Path(s.image).name for s in scores[:wanted]]
+    bound = scores[1][name] - 1e-6
+    table = ["--format", "table", "--sort", name]
+    assert run(["score", *FAKE, *table, "--top", "1", "--min", f"{name}={bound}", str(photos)]) == 0
+    assert "2 more images left out by --min or --top" in capfdbinary.readouterr().out.decode()
+    assert run(["score", *FAKE, *table, "--top", "3", str(photos)]) == 0
+    assert "left out" not in capfdbinary.readouterr().out.decode()
 
 
 # --- in a terminal
