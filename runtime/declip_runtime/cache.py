@@ -1,30 +1,50 @@
-"""Compiled models on disk, so that the second start is fast: one folder an entry, a size cap, oldest use goes first.
+"""Compiled models on disk, so that the second start is fast: one file an entry, a size cap, oldest use goes first.
+
+Entries are files with names of our own in a folder of our own, ``compiled`` inside the cache folder; whatever else lies
+there is neither counted nor removed. A file is the compiled model and, as its last 32 bytes, the SHA-256 of it, so that
+one altered on disk is noticed before anything computes with it. That proves integrity, not origin.
 
 Entries appear and vanish in one step (rename), so any number of processes may share the folder. Reading works on a
-read-only file system; what cannot be written is a CacheWarning, never a failure.
+read-only file system; what cannot be read is as good as absent, what cannot be written is a CacheWarning, never a
+failure.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import math
+import mmap
 import os
+import re
 import shutil
 import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from .errors import CacheError, CacheWarning
+from .errors import CacheError, CacheWarning, UsageError
 
 DEFAULT_LIMIT = 2 << 30
-"""Bytes that all entries together may take."""
+"""Bytes that all entries together may take, where nothing else is stated."""
 
-_WORK = ".work-"  # prefix of folders that are being filled or removed
-_ABANDONED = 3600.0  # seconds after which such a folder belongs to a process that died
+LIMIT_VARIABLE = "DECLIP_CACHE_LIMIT"
+"""Environment variable with another limit: bytes, or a number with a unit as in 8GB or 500 MiB; 0 keeps nothing."""
+
+_FOLDER = "compiled"
+_SUFFIX = ".declip-compiled"
+_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+_ENTRY = re.compile(_NAME.pattern + re.escape(_SUFFIX), re.ASCII)
+_WORK = re.compile(r"\.work-[0-9a-f]{32}")  # a file that is being written
+_ABANDONED = 3600.0  # seconds after which such a file belongs to a process that died
+_DIGEST_SIZE = hashlib.sha256().digest_size
+_CHUNK = 1 << 20
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,130 +60,196 @@ class Cache:
     """The compiled-model cache at ``location``; None is the platform's place for caches, looked up when used.
 
     That is $XDG_CACHE_HOME/declip or ~/.cache/declip, on macOS ~/Library/Caches/declip, on Windows
-    %LOCALAPPDATA%\\declip\\Cache. ``limit`` is in bytes; 0 keeps nothing.
+    %LOCALAPPDATA%\\declip\\Cache. ``limit`` is in bytes, 0 keeps nothing; None takes that of $DECLIP_CACHE_LIMIT, else
+    ``DEFAULT_LIMIT``. Raises UsageError where the variable says no size.
     """
 
-    def __init__(self, location: str | os.PathLike[str] | None = None, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, location: str | os.PathLike[str] | None = None, limit: int | None = None) -> None:
         self._location = None if location is None else Path(location)
-        self.limit = limit
+        self.limit = _stated_limit() if limit is None else limit
 
     @property
     def location(self) -> Path:
-        """The folder, whether it exists or not. Raises OSError where the user has no home folder."""
+        """The folder, whether it exists or not. Raises CacheError where the user has no home folder."""
         return self._location or _platform_location()
 
-    def get(self, name: str) -> Path | None:
-        """Folder of an entry, marked as used now; None where there is none."""
-        try:
-            folder = self.location / name
-            found = folder.is_dir()
-        except OSError:
-            return None
-        with suppress(OSError):  # on a read-only file system only the order of eviction suffers
-            os.utime(folder)
-        return folder if found else None
+    def get(self, name: str) -> memoryview | None:
+        """Content of an entry, uint8 [size], marked as used now; None where there is none that this user can read.
 
-    @contextmanager
-    def fill(self, name: str, expected_size: int) -> Iterator[Path | None]:
-        """A folder to write entry ``name`` into; it becomes the entry when the block ends well.
-
-        Yields None where an entry of ``expected_size`` bytes is over the limit, and, with a CacheWarning, where it
-        cannot be written; the block then works without a cache.
+        The content is mapped from the file, so that processes share its memory; writing into it changes no file. Where
+        it does not match its hash, a CacheWarning says so and the entry is removed.
         """
-        work = self._work_folder(expected_size) if expected_size <= self.limit else None
-        if work is None:
-            yield None
+        try:
+            path = self._path(name)
+            with path.open("rb") as file:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if _is_whole(file) else None
+        except (OSError, CacheError):
+            return None
+        if content is None:
+            _warn(
+                f"the compiled model {path} was altered on disk. It is compiled anew; check the disk if this repeats."
+            )
+            with suppress(OSError):  # of another user, or on a read-only file system
+                path.unlink()
+            return None
+        with suppress(OSError):  # as above: then only the order of eviction suffers
+            os.utime(path)
+        return memoryview(content)[:-_DIGEST_SIZE]
+
+    def put(self, name: str, expected_size: int, write: Callable[[BinaryIO], object]) -> None:
+        """Keep what ``write`` writes into a seekable file, about ``expected_size`` bytes, as entry ``name``.
+
+        Where that cannot be, or is over the limit, a CacheWarning says so and nothing is kept; likewise where ``write``
+        raises OSError. Anything else that it raises passes through.
+        """
+        if not self.limit or not self._fits(expected_size):
             return
         try:
-            yield work
-            if any(work.iterdir()):
-                with suppress(OSError):  # another process was first; its entry serves as well
-                    work.rename(self.location / name)
-                self._evict()
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+            self._write(self._path(name), expected_size, write)
+            self._evict()
+        except (OSError, CacheError) as error:
+            _warn(
+                f"compiled models cannot be kept: {str(error).rstrip('.')}. Scoring works, but every start compiles"
+                " anew; choose another folder with cache_dir=."
+            )
 
     def list(self) -> tuple[CacheEntry, ...]:
-        """All entries, last used first."""
+        """All entries, last used first. Raises CacheError where the folder cannot be read."""
         entries = []
-        for folder in self._folders():
+        for file in self._files(_ENTRY):
             with suppress(FileNotFoundError):  # removed meanwhile
-                size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-                entries.append(CacheEntry(folder.name, size, folder.stat().st_mtime))
+                stat = file.stat(follow_symlinks=False)
+                entries.append(CacheEntry(file.name.removesuffix(_SUFFIX), stat.st_size, stat.st_mtime))
         return tuple(sorted(entries, key=lambda e: e.last_used, reverse=True))
 
     @property
     def size(self) -> int:
-        """Bytes of all entries together."""
+        """Bytes of all entries together. Raises CacheError where the folder cannot be read."""
         return sum(entry.size for entry in self.list())
 
     def clear(self) -> int:
         """Remove all entries; returns the bytes freed. Raises CacheError where one cannot be removed."""
         freed = 0
         for entry in self.list():
+            path = self._path(entry.name)
             try:
-                self._remove(entry.name)
+                path.unlink(missing_ok=True)
             except OSError as error:
-                raise CacheError(
-                    f"{self.location / entry.name} cannot be removed: {error.strerror}. Check its permissions."
-                ) from error
+                raise CacheError(f"{path} cannot be removed: {error.strerror}. Check its permissions.") from error
             freed += entry.size
+        self._remove_abandoned()
         return freed
 
-    def _work_folder(self, expected_size: int) -> Path | None:
-        try:
-            location = self.location
-            work = location / f"{_WORK}{uuid.uuid4().hex}"
-            location.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if shutil.disk_usage(location).free < 2 * expected_size:
-                raise OSError(errno.ENOSPC, "the disk is nearly full", str(location))
-            work.mkdir()
-        except OSError as error:
-            warnings.warn(
-                f"compiled models cannot be kept: {error}. Scoring works, but every start compiles anew; choose"
-                " another folder with cache_dir=.",
-                CacheWarning,
-                stacklevel=2,
+    def _path(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of an entry")
+        return self.location / _FOLDER / f"{name}{_SUFFIX}"
+
+    def _fits(self, size: int) -> bool:
+        if size > self.limit:
+            _warn(
+                f"the compiled model takes {size / 1e6:.1f} MB, more than the {self.limit / 1e6:.1f} MB that the cache"
+                " may take together, so that every start compiles anew. Raise the limit with the environment variable"
+                f" {LIMIT_VARIABLE}={math.ceil(2 * size / 1e6)}MB, or set it to 0 to keep nothing."
             )
-            return None
-        return work
+        return size <= self.limit
+
+    def _write(self, path: Path, expected_size: int, write: Callable[[BinaryIO], object]) -> None:
+        # A stated folder is perhaps there to be shared; in the home folder caches are private, as XDG wants it.
+        self.location.mkdir(mode=0o777 if self._location else 0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        if shutil.disk_usage(path.parent).free < 2 * expected_size:
+            raise OSError(errno.ENOSPC, "the disk is nearly full", str(path.parent))
+        work = path.with_name(f".work-{uuid.uuid4().hex}")
+        try:
+            with work.open("x+b") as file:
+                write(file)
+                size = file.seek(0, os.SEEK_END)
+                file.seek(0)
+                digest = _hash(file, size)
+                file.seek(size)
+                file.write(digest)
+            if size and self._fits(size + _DIGEST_SIZE):
+                with suppress(*_IN_USE):  # another process was first; its entry serves as well
+                    work.replace(path)
+        finally:
+            work.unlink(missing_ok=True)
 
     def _evict(self) -> None:
         kept = 0
         for entry in self.list():
             kept += entry.size
             if kept > self.limit:
-                with suppress(OSError):  # in use on Windows, or another process was faster
-                    self._remove(entry.name)
-        for folder in self.location.glob(f"{_WORK}*"):
+                with suppress(OSError):  # of another user, in use on Windows, or another process was faster
+                    self._path(entry.name).unlink()
+        self._remove_abandoned()
+
+    def _remove_abandoned(self) -> None:
+        for file in self._files(_WORK):
             with suppress(OSError):
-                if time.time() - folder.stat().st_mtime > _ABANDONED:
-                    shutil.rmtree(folder)
+                if time.time() - file.stat(follow_symlinks=False).st_mtime > _ABANDONED:
+                    Path(file.path).unlink()
 
-    def _remove(self, name: str) -> None:
-        """Rename, then delete: no process ever sees half an entry."""
-        work = self.location / f"{_WORK}{uuid.uuid4().hex}"
-        with suppress(FileNotFoundError):
-            (self.location / name).rename(work)
-            shutil.rmtree(work)
-
-    def _folders(self) -> tuple[Path, ...]:
+    def _files(self, pattern: re.Pattern[str]) -> tuple[os.DirEntry[str], ...]:
+        """Plain files of our own whose whole name matches."""
+        folder = self.location / _FOLDER
         try:
-            return tuple(f for f in self.location.iterdir() if f.is_dir() and not f.name.startswith(_WORK))
+            with os.scandir(folder) as found:
+                return tuple(f for f in found if pattern.fullmatch(f.name) and f.is_file(follow_symlinks=False))
         except (FileNotFoundError, NotADirectoryError):
             return ()
         except OSError as error:
             raise CacheError(f"the cache cannot be read: {error}. Check its permissions.") from error
 
 
+_IN_USE = (PermissionError,) if sys.platform == "win32" else ()
+"""What replacing a file raises that another process has mapped; elsewhere nobody minds."""
+
+
+def _is_whole(file: BinaryIO) -> bool:
+    size = os.fstat(file.fileno()).st_size - _DIGEST_SIZE
+    return size > 0 and _hash(file, size) == file.read(_DIGEST_SIZE)
+
+
+def _hash(file: BinaryIO, size: int) -> bytes:
+    """SHA-256 of the next ``size`` bytes. They are read and not mapped: a bad disk is then an OSError, not a SIGBUS."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK))
+    while size and (count := file.readinto(buffer[: min(_CHUNK, size)])):  # type: ignore[attr-defined]
+        digest.update(buffer[:count])
+        size -= count
+    return digest.digest()
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, CacheWarning, stacklevel=3)
+
+
+def _stated_limit() -> int:
+    stated = os.environ.get(LIMIT_VARIABLE, "").strip()
+    if not stated:
+        return DEFAULT_LIMIT
+    match = _SIZE.fullmatch(stated)
+    if match is None:
+        raise UsageError(
+            f"{LIMIT_VARIABLE}={stated!r} is no size. Give bytes or a number with a unit, as 8GB or 500MiB; 0 keeps"
+            " nothing."
+        )
+    number, unit, binary = match.groups(default="")
+    return int(float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit.upper()) if unit else 0))
+
+
 def _platform_location() -> Path:
+    if sys.platform == "win32" and (stated := os.environ.get("LOCALAPPDATA")):
+        return Path(stated) / "declip" / "Cache"
+    if sys.platform not in ("win32", "darwin") and (stated := os.environ.get("XDG_CACHE_HOME", "")).startswith("/"):
+        return Path(stated) / "declip"
     try:
         home = Path.home()
     except RuntimeError as error:  # a user id without an entry in the password file, as in some containers
-        raise OSError(errno.ENOENT, "the user has no home folder") from error
+        raise CacheError(
+            "there is no place for compiled models: the user has no home folder. Set HOME, or name a folder with"
+            " cache_dir= or --folder."
+        ) from error
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "declip" / "Cache"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "declip"
-    stated = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(stated) if stated.startswith("/") else home / ".cache") / "declip"
+        return home / "AppData" / "Local" / "declip" / "Cache"
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "declip"

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import errno
+import gc
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 
 from declip_runtime import backends
+from declip_runtime.backends import openvino
 from declip_runtime.backends.base import Backend
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
@@ -28,6 +33,7 @@ from declip_runtime.errors import (
 from declip_runtime.quiet import import_openvino
 
 from . import tiny_engine
+from .other_user import bound_by_permissions, common_folder, needs_permissions
 from .tiny_engine import MANIFEST, NAMES, SIZE, WIDTH, Weights, expected, pictures
 
 REAL = [name for name in backends.AUTO if backends.available()[name] is None]
@@ -283,17 +289,46 @@ def test_closed(engine: EngineFile, name: str) -> None:
 # --- the cache
 
 
+def compiles_nothing(*_: object) -> None:
+    pytest.fail("compiled although the cache has it")
+
+
+def entry(cache: Cache) -> Path:
+    (file,) = (cache.location / "compiled").iterdir()
+    return file
+
+
 @needs_openvino
-def test_the_second_start_comes_from_the_cache(engine: EngineFile, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["auto", "fp32", "int8"])
+def test_the_second_start_comes_from_the_cache(
+    engine: EngineFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
     cache = Cache(tmp_path)
     images = pictures(4)
-    first = backends.choose(engine, "openvino", precision="fp32", cache=cache)
-    (entry,) = cache.list()
-    assert entry.name.startswith(engine.id[:12])
-    second = backends.choose(engine, "openvino", precision="fp32", cache=cache)
-    assert second._compiled.get_property("LOADED_FROM_CACHE") is True  # type: ignore[attr-defined]
-    assert cache.list()[0].size == entry.size
-    np.testing.assert_array_equal(second.run(images).scores, first.run(images).scores)
+    first = backends.choose(engine, "openvino", precision=precision, cache=cache)
+    (listed,) = cache.list()
+    assert listed.name.startswith(engine.id[:12])
+    monkeypatch.setattr("declip_runtime.backends.openvino.OpenVINOBackend._compile", compiles_nothing)
+    for threads in (None, 1):  # of which the entry knows nothing
+        second = backends.choose(engine, "openvino", precision=precision, threads=threads, cache=cache)
+        assert second.description == first.description
+        np.testing.assert_array_equal(second.run(images).scores, first.run(images).scores)
+        np.testing.assert_array_equal(second.run(images).perceptual, first.run(images).perceptual)
+        if threads:
+            assert second._compiled.get_property("INFERENCE_NUM_THREADS") == threads  # type: ignore[attr-defined]
+    assert cache.list()[0].size == listed.size
+
+
+@needs_openvino
+def test_a_model_from_the_cache_outlives_its_entry(engine: EngineFile, tmp_path: Path) -> None:
+    """It computes in memory mapped from the file."""
+    cache = Cache(tmp_path)
+    backends.choose(engine, "openvino", precision="fp32", cache=cache).close()
+    images, backend = pictures(4), backends.choose(engine, "openvino", precision="fp32", cache=cache)
+    cache.clear()
+    gc.collect()
+    np.testing.assert_allclose(backend.run(images).scores, expected(images, Weights.random())[0], atol=2e-6)
+    backend.close()
 
 
 @needs_openvino
@@ -310,27 +345,140 @@ def test_other_weights_and_precisions_never_share_an_entry(tmp_path: Path) -> No
 
 
 @needs_openvino
-def test_a_moved_engine_finds_its_entry(engine: EngineFile, tmp_path: Path) -> None:
+def test_a_moved_engine_finds_its_entry(engine: EngineFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = Cache(tmp_path / "cache")
     backends.choose(engine, "openvino", cache=cache)
     (tmp_path / "moved.engine").write_bytes(engine.path.read_bytes())
-    moved = backends.choose(EngineFile.open(tmp_path / "moved.engine"), "openvino", cache=cache)
-    assert moved._compiled.get_property("LOADED_FROM_CACHE") is True  # type: ignore[attr-defined]
+    monkeypatch.setattr("declip_runtime.backends.openvino.OpenVINOBackend._compile", compiles_nothing)
+    backends.choose(EngineFile.open(tmp_path / "moved.engine"), "openvino", cache=cache)
     assert len(cache.list()) == 1
 
 
 @needs_openvino
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_a_damaged_entry_is_compiled_anew(engine: EngineFile, tmp_path: Path, share: float) -> None:
+def test_a_truncated_entry_is_compiled_anew(engine: EngineFile, tmp_path: Path, share: float) -> None:
     cache = Cache(tmp_path)
     backends.choose(engine, "openvino", precision="fp32", cache=cache)
-    (blob,) = (p for p in tmp_path.rglob("*") if p.is_file())
-    content = blob.read_bytes()
-    blob.chmod(0o600)
-    blob.write_bytes(content[: int(len(content) * share)])
+    content = entry(cache).read_bytes()
+    entry(cache).write_bytes(content[: int(len(content) * share)])
     images = pictures(4)
-    again = backends.choose(engine, "openvino", precision="fp32", cache=cache)
+    with pytest.warns(CacheWarning, match="altered"):
+        again = backends.choose(engine, "openvino", precision="fp32", cache=cache)
     np.testing.assert_allclose(again.run(images).scores, expected(images, Weights.random())[0], atol=2e-6)
+
+
+@needs_openvino
+@pytest.mark.parametrize("place", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_an_entry_with_other_weights_in_it_is_compiled_anew(engine: EngineFile, tmp_path: Path, place: float) -> None:
+    """Such bytes are a model to OpenVINO; it would give other scores without a word."""
+    cache, images = Cache(tmp_path), pictures(4)
+    backends.choose(engine, "openvino", precision="fp32", cache=cache)
+    content = bytearray(entry(cache).read_bytes())
+    middle = int(len(content) * place)
+    content[middle : middle + 64] = bytes(b ^ 0x10 for b in content[middle : middle + 64])
+    entry(cache).write_bytes(content)
+    for caught in (pytest.warns(CacheWarning, match="altered"), nullcontext()):  # the second start is as ever
+        with caught:
+            again = backends.choose(engine, "openvino", precision="fp32", cache=cache)
+        np.testing.assert_allclose(again.run(images).scores, expected(images, Weights.random())[0], atol=2e-6)
+
+
+@needs_openvino
+def test_an_entry_that_openvino_refuses_is_a_warning(engine: EngineFile, tmp_path: Path) -> None:
+    """Whole, but not a model, as one that a build of the same version number wrote differently."""
+    cache, images = Cache(tmp_path), pictures(4)
+    backends.choose(engine, "openvino", precision="fp32", cache=cache)
+    cache.put(cache.list()[0].name, 1, lambda file: file.write(b"no model" * 1000))
+    with pytest.warns(CacheWarning, match="cannot use the compiled model"):
+        again = backends.choose(engine, "openvino", precision="fp32", cache=cache)
+    np.testing.assert_allclose(again.run(images).scores, expected(images, Weights.random())[0], atol=2e-6)
+    assert cache.size > 9000  # the right one is in its place again
+
+
+@needs_openvino
+@needs_permissions
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_cache_that_another_user_filled(writable: bool) -> None:
+    images = pictures(4)
+    with common_folder() as folder:
+        engine, cache = tiny_engine.write(folder / "x.engine"), Cache(folder / "cache")
+        backends.choose(engine, "openvino", precision="fp32", cache=cache)
+        entry(cache).chmod(0)
+        entry(cache).parent.chmod(0o777 if writable else 0o555)
+        with bound_by_permissions():
+            with nullcontext() if writable else pytest.warns(CacheWarning, match="cannot be kept"):
+                backend = backends.choose(engine, "openvino", precision="fp32", cache=cache)
+            np.testing.assert_allclose(backend.run(images).scores, expected(images, Weights.random())[0], atol=2e-6)
+            assert (cache.get(cache.list()[0].name) is not None) == writable
+
+
+@needs_openvino
+def test_a_disk_that_fills_up_is_noticed(engine: EngineFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO drops the exceptions of what it writes into, and the rest of the model with them."""
+
+    class Full:
+        def __init__(self, file: BinaryIO) -> None:
+            self._file = file
+
+        def write(self, content: bytes) -> int:
+            if len(content) > 1000:
+                raise OSError(errno.ENOSPC, "no space left on device")
+            return self._file.write(content)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._file, name)
+
+    export = openvino._export
+    monkeypatch.setattr(openvino, "_export", lambda compiled, file: export(compiled, Full(file)))  # type: ignore[arg-type]
+    with pytest.warns(CacheWarning, match="no space left"):
+        backend = backends.choose(engine, "openvino", precision="fp32", cache=Cache(tmp_path))
+    assert len(backend.run(pictures(1)).scores) == 1
+    assert not list((tmp_path / "compiled").iterdir())
+
+
+@needs_openvino
+def test_damaged_weights_are_never_cached(engine: EngineFile, tmp_path: Path) -> None:
+    """Their scores would outlive the damaged file: the entry's name is the same after the repair."""
+    content = bytearray(engine.path.read_bytes())
+    content[engine.offset("weights.bin")] ^= 1
+    (tmp_path / "damaged.engine").write_bytes(content)
+    cache = Cache(tmp_path / "cache")
+    with pytest.raises(EngineCorruptError, match="weights"):
+        backends.choose(EngineFile.open(tmp_path / "damaged.engine"), "openvino", precision="fp32", cache=cache)
+    assert cache.list() == ()
+
+
+@needs_openvino
+def test_a_model_larger_than_the_limit_is_named(engine: EngineFile, tmp_path: Path) -> None:
+    with pytest.warns(CacheWarning, match="DECLIP_CACHE_LIMIT"):
+        backends.choose(engine, "openvino", cache=Cache(tmp_path, limit=1000))
+
+
+@needs_openvino
+def test_two_processes_that_fill_at_once(engine: EngineFile, tmp_path: Path) -> None:
+    program = (
+        "import sys, warnings\n"
+        "from declip_runtime import backends\n"
+        "from declip_runtime.cache import Cache\n"
+        "from declip_runtime.engine_file import EngineFile\n"
+        "warnings.simplefilter('error')\n"
+        "engine = EngineFile.open(sys.argv[1])\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "backends.choose(engine, 'openvino', precision='fp32', cache=Cache(sys.argv[2])).close()\n"
+    )
+    command = [sys.executable, "-c", program, str(engine.path), str(tmp_path)]
+    pipe = subprocess.PIPE
+    both = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    for process in both:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [(p.communicate()[1], p.returncode) for p in both] == [("", 0)] * 2
+    assert entry(Cache(tmp_path)).is_file()
 
 
 @needs_openvino

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import mmap
 import os
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Any, ClassVar
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +17,13 @@ import numpy.typing as npt
 from declip_runtime import onnx_head
 from declip_runtime.cache import Cache
 from declip_runtime.cpu import available_cpus
-from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, PrecisionError
+from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, CacheWarning, PrecisionError
 from declip_runtime.quiet import import_openvino
 
 from .base import Backend, Output, Precision, graph_for
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -73,7 +78,7 @@ class OpenVINOBackend(Backend):
         elif available_cpus() < (os.cpu_count() or 1):  # OpenVINO does not see container quotas
             config["INFERENCE_NUM_THREADS"] = available_cpus()
         try:
-            self._compiled = self._compile(core, graph, config, cache)
+            self._compiled = self._obtain(core, graph, config, cache)
             computed = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         except RuntimeError as error:
             raise BackendExecutionError(
@@ -104,21 +109,51 @@ class OpenVINOBackend(Backend):
             raise PrecisionError("this CPU has no bf16 instructions. Use precision='fp32'.")
         return "fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "int8"
 
-    def _compile(self, core: Any, graph: str, config: dict[str, Any], cache: Cache | None) -> Any:
-        """The compiled model, from the cache where it is there, and into it where it was not."""
-        # The weights by their address: OpenVINO reads no file outside the working directory.
-        self._weights = self.engine.map("weights.bin")
-        model = core.read_model(self.engine.graph(graph, onnx_head.IN_MEMORY, self._weights.ctypes.data))
-        _release_pages(self._weights)
+    def _obtain(self, core: Any, graph: str, config: dict[str, Any], cache: Cache | None) -> Any:
+        """The compiled model, from the cache where it is there, and into it where it was not.
+
+        OpenVINO's own cache (CACHE_DIR) is not used: it takes any bytes for a model, and aborts the process over an
+        entry that it may not remove. What it exports and imports is the same, and the import is faster.
+        """
         if cache is None:
-            return core.compile_model(model, "CPU", config)
+            return self._compile(core, graph, config)
         name = self._cache_name(core, graph, config["INFERENCE_PRECISION_HINT"])
-        found = cache.get(name)
-        manifest = self.engine.manifest
-        # OpenVINO keeps constants as fp32. Its smaller form (OPTIMIZE_SIZE) was no faster than compiling.
-        expected = manifest.entries["weights.bin"].size * (2 if manifest.weights_dtype == "float16" else 1)
-        with nullcontext(found) if found else cache.fill(name, expected) as folder:
-            return core.compile_model(model, "CPU", config | _caching(folder))
+        content = cache.get(name)
+        if content is not None:
+            self.engine.read(self.engine.manifest.graphs[graph])  # a damaged engine is an error on every start
+            try:
+                return self._import(core, content, config)
+            except RuntimeError as error:
+                _warn(
+                    f"OpenVINO {self._version} cannot use the compiled model in the cache: {error}. It compiles anew."
+                )
+        compiled = self._compile(core, graph, config)
+        self._keep(compiled, graph, name, cache)
+        return compiled
+
+    def _compile(self, core: Any, graph: str, config: dict[str, Any]) -> Any:
+        # The weights by their address: OpenVINO reads no file outside the working directory.
+        self._memory = self.engine.map("weights.bin")
+        model = core.read_model(self.engine.graph(graph, onnx_head.IN_MEMORY, self._memory.ctypes.data))
+        _release_pages(self._memory)
+        return core.compile_model(model, "CPU", config)
+
+    def _import(self, core: Any, content: memoryview, config: dict[str, Any]) -> Any:
+        # The constants stay in this memory, which OpenVINO does not hold on to: it must live as long as the model.
+        self._memory = np.frombuffer(content, np.uint8)
+        return core.import_model(self._openvino.Tensor(self._memory, shared_memory=True), "CPU", config)
+
+    def _keep(self, compiled: Any, graph: str, name: str, cache: Cache) -> None:
+        """Put the compiled model into the cache. Raises EngineCorruptError for weights that do not match their hash."""
+        for _ in self.engine.chunks("weights.bin"):  # else scores of damaged weights would outlive the damaged file
+            pass
+        tensors = onnx_head.tensors(self.engine.read(self.engine.manifest.graphs[graph]))
+        # OpenVINO keeps float constants as fp32. Its smaller form (OPTIMIZE_SIZE) was no faster than compiling.
+        expected = sum(t.length * (2 if t.dtype == "float16" else 1) for t in tensors)
+        try:
+            cache.put(name, expected, lambda file: _export(compiled, file))
+        except RuntimeError as error:
+            _warn(f"OpenVINO {self._version} cannot export the compiled model: {error}. Every start compiles anew.")
 
     def _cache_name(self, core: Any, graph: str, hint: str) -> str:
         """Different for everything that the compiled form depends on, and readable in a listing."""
@@ -145,7 +180,8 @@ class OpenVINOBackend(Backend):
 
     def _close_impl(self) -> None:
         self._idle.clear()
-        del self._compiled, self._weights
+        del self._compiled  # before the memory that it computes from
+        del self._memory
 
 
 def _release_pages(mapped: npt.NDArray[np.uint8]) -> None:
@@ -157,5 +193,49 @@ def _release_pages(mapped: npt.NDArray[np.uint8]) -> None:
         mapped.base.madvise(mmap.MADV_DONTNEED)
 
 
-def _caching(folder: Path | None) -> dict[str, str]:
-    return {} if folder is None else {"CACHE_DIR": str(folder), "CACHE_MODE": "OPTIMIZE_SPEED"}
+def _export(compiled: Any, file: BinaryIO) -> None:
+    """Write a compiled model into a file. Raises OSError where the file does not take it, RuntimeError as OpenVINO."""
+    sink = _Sink(file)
+    compiled.export_model(sink)
+    if sink.error is not None:
+        raise sink.error
+
+
+class _Sink(io.BytesIO):
+    """A file as the BytesIO that OpenVINO insists on, so that a large model is not in memory once more.
+
+    OpenVINO drops exceptions of its streams: the first one is kept in ``error``.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, content: Buffer, /) -> int:
+        with self._noting():
+            return self._file.write(content)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        with self._noting():
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        with self._noting():
+            return self._file.tell()
+
+    def flush(self) -> None:
+        with self._noting():
+            self._file.flush()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, CacheWarning, stacklevel=2)
