@@ -14,11 +14,13 @@ import click
 
 from declip_runtime.errors import ExportError
 
+from .output import require_place
 from .text import visible
 
 if TYPE_CHECKING:
     from declip_training.model.checkpoint import ProjectorCheckpoint
 
+_CALIBRATING = 8  # photos at least that calibrate INT8
 _EXTRA = "Making engines needs torch and open_clip. Run: pip install 'declip-sdk[export]'"
 
 
@@ -48,13 +50,15 @@ def command(
     """Make an engine: image tower, projector and prompts in one file.
 
     Without --prompts the projectors' own are used, else quality, aesthetic and ten attributes, none of them
-    validated. The engine is compared with torch on this machine before it is written.
+    validated. The engine is compared with torch on this machine before it is written; an INT8 graph on photos that
+    did not calibrate it: every fifth of FOLDER, which needs 9 photos at least, better 100.
 
     \b
     declip export --tower ViT-B-32 --pretrained openai -o clip.engine
     declip export --tower ViT-L-14 --pretrained laion2b_s32b_b82k \\
         --projector declip.safetensors --int8 photos/ -o declip.engine
     """
+    require_place(output)  # it takes minutes until something is written there
     logging.disable(logging.ERROR)  # open_clip and its downloader log what our own messages say once
     with _stages() as stage:
         stage("starting torch")
@@ -63,7 +67,7 @@ def command(
         except ImportError as error:
             raise ExportError(_EXTRA) from error
         from declip_export.engine import export_engine
-        from declip_export.photos import load_photos, sample_images
+        from declip_export.photos import hold_out, load_photos, sample_images
         from declip_training.model.checkpoint import load_projectors
         from declip_training.model.declip import DeCLIP
         from declip_training.model.tower import load_clip
@@ -78,8 +82,12 @@ def command(
         stage("embedding prompts")
         declip = DeCLIP.from_clip(clip, tokenizer, chosen, *heads).eval()
         del clip  # the text tower has done its work
-        photos = None if int8 is None else load_photos(int8, preprocess)
-        parity = sample_images(preprocess.size, 6) if photos is None else photos[:16]
+        photos, judges = None, sample_images(preprocess.size, 6)
+        if int8 is not None:
+            stage(f"reading photos below {visible(str(int8))}")
+            photos = load_photos(int8, preprocess, minimum=_CALIBRATING if no_parity else _CALIBRATING + 1)
+            if not no_parity:
+                photos, judges = hold_out(photos)
         engine = export_engine(
             declip,
             preprocess,
@@ -87,7 +95,7 @@ def command(
             output,
             weights_dtype="float32" if weights == "float32" else "float16",
             int8_images=photos,
-            parity_images=None if no_parity else parity,
+            parity_images=None if no_parity else judges,
             semantic=semantic,
             name=name,
             provenance=_provenance(tower, pretrained, checkpoint, chosen),

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from declip_export.parity import main as parity_main
 from declip_runtime.engine_file import EngineFile
+from declip_runtime.errors import ExportError
 from declip_sdk.cli import run
 from declip_training.model.checkpoint import ProjectorCheckpoint, save_projectors, tower_sha256
 from declip_training.model.projector import Projector
@@ -55,6 +56,7 @@ def test_all_options(tower: Path, weights: Path, tmp_path: Path, capsys: Any) ->
     rng = np.random.default_rng(0)
     for i in range(9):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(photos / f"{i}.jpg")
+    (photos / "3-broken.jpg").write_bytes(b"not a picture")
     out = tmp_path / "model.engine"
     arguments = ["--tower", str(tower), "--pretrained", str(weights), "--projector", str(tmp_path / "p.safetensors")]
     arguments += ["--prompts", str(tmp_path / "prompts.toml"), "--int8", str(tmp_path / "photos"), "-o", str(out)]
@@ -62,8 +64,10 @@ def test_all_options(tower: Path, weights: Path, tmp_path: Path, capsys: Any) ->
     shown = capsys.readouterr()
     assert "model.engine" in shown.out
     assert "peak memory" in shown.out
-    for stage in ("loading", "tracing", "calibrating INT8 with 9 photos", "writing the engine", "in all"):
+    for stage in ("loading", "tracing", "calibrating INT8 with 8 photos", "writing the engine", "in all"):
         assert stage in shown.err
+    assert f"1 of 10 photos below {tmp_path / 'photos'} cannot be read and were skipped" in shown.err
+    assert "3-broken.jpg" in shown.err
     manifest = EngineFile.open(out).manifest
     assert manifest.name == "mine"
     assert manifest.score_names == ("quality",)
@@ -71,7 +75,27 @@ def test_all_options(tower: Path, weights: Path, tmp_path: Path, capsys: Any) ->
     assert manifest.provenance["projector_sha256"] == digest
     assert manifest.provenance["tower"] == "cli-tower"
     assert manifest.provenance["pretrained"] == "weights.safetensors"
-    assert any(r["subject"].endswith("int8") for r in manifest.provenance["parity"])
+    assert [r["images"] for r in manifest.provenance["parity"] if r["subject"].endswith("int8")] == [1, 1]
+
+
+def test_int8_is_judged_on_photos_that_did_not_calibrate_it(tower: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    given: dict[str, Any] = {}
+
+    def record(*_: Any, **options: Any) -> Any:
+        given.update(options)
+        raise ExportError("seen enough. Run: true")
+
+    monkeypatch.setattr("declip_export.engine.export_engine", record)
+    arguments = ["--tower", str(tower), "--pretrained", "random", "--int8", str(tmp_path)]
+    assert run(["export", *arguments, "-o", str(tmp_path / "x.engine")]) == 2
+    calibrating, judging = ({photo.tobytes() for photo in given[n]} for n in ("int8_images", "parity_images"))
+    assert (len(calibrating), len(judging)) == (16, 4)
+    assert not calibrating & judging
+    assert run(["export", *arguments, "--no-parity", "-o", str(tmp_path / "x.engine")]) == 2
+    assert (len(given["int8_images"]), given["parity_images"]) == (20, None)
 
 
 def test_zero_shot_default_prompts_are_not_validated(tower: Path, tmp_path: Path) -> None:
@@ -92,17 +116,33 @@ def test_zero_shot_default_prompts_are_not_validated(tower: Path, tmp_path: Path
         ({"--prompts": "missing.toml"}, "missing.toml cannot be read"),
         ({"-o": "no/such/folder/x.engine"}, "does not exist"),
         ({"-o": "."}, "is a folder"),
+        ({"--int8": "8-photos"}, "8 photos below 8-photos can be used, 9 are needed"),
     ],
 )
 def test_errors_are_one_line(
     tower: Path, tmp_path: Path, capsys: Any, monkeypatch: Any, changed: dict[str, str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "8-photos").mkdir()
+    for i in range(8):
+        Image.new("RGB", (40, 40), (i, i, i)).save(tmp_path / "8-photos" / f"{i}.png")
     options = {"--tower": str(tower), "--pretrained": "random", "-o": "x.engine", **changed}
     assert run(["export", *(part for pair in options.items() for part in pair)]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("declip: ")
     assert message in last
+
+
+@pytest.mark.parametrize("output", ["no/such/folder/x.engine", ".", "", "/", "/proc/x.engine", "x" * 300])
+def test_a_place_that_takes_no_engine_is_told_before_any_work(
+    tmp_path: Path, capsys: Any, monkeypatch: Any, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["export", "--tower", "ViT-B-32", "--pretrained", "random", "-o", output]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("declip: ")
+    assert shown.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_parity_command_prints_markdown(tower: Path, capsys: Any) -> None:

@@ -11,12 +11,15 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from PIL import Image
 
 from declip_export.graph import EngineGraph
 from declip_export.int8 import calibrate, smoothed
 from declip_export.parity import measure_parity
+from declip_export.photos import hold_out, load_photos
 from declip_runtime.backends import choose
 from declip_runtime.errors import UsageError
+from declip_runtime.manifest import Preprocess
 
 
 def int8_graph(engine: Any, folder: Path) -> onnx.ModelProto:
@@ -93,3 +96,35 @@ def test_too_few_photos(small: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="3 photos cannot calibrate"):
         model.export(tmp_path / "x.engine", int8_images=model.images(3))
     assert not list(tmp_path.iterdir()), "nothing half-made stays behind"
+
+
+# --- photos that calibrate and photos that judge
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five photos of one grey each, and five files that are none."""
+    for i in range(5):
+        Image.new("RGB", (20, 30), (i, i, i)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}-broken.jpg").write_bytes(b"not a picture")
+    return tmp_path
+
+
+def test_unreadable_photos_are_skipped_and_named(folder: Path) -> None:
+    with pytest.warns(UserWarning, match=r"5 of 10 photos .* were skipped: .*0-broken\.jpg.*2-broken\.jpg.* \.\.\.$"):
+        pixels = load_photos(folder, Preprocess(16), minimum=5)
+    assert pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_too_few_readable_photos_are_an_error(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"5 photos below .* can be used, 6 are needed.*5 of 10.*0-broken\.jpg"):
+        load_photos(folder, Preprocess(16), minimum=6)
+
+
+@pytest.mark.parametrize(("photos", "judging"), [(2, 1), (9, 1), (20, 4), (256, 16)])
+def test_photos_are_held_out_all_along(photos: int, judging: int) -> None:
+    pixels = np.arange(photos).reshape(-1, 1, 1, 1)
+    calibrating, held = hold_out(pixels)
+    assert len(held) == judging
+    assert sorted([*calibrating.ravel(), *held.ravel()]) == list(range(photos))
+    assert np.diff(held.ravel()).max(initial=0) <= photos // judging + 1
