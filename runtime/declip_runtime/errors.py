@@ -139,7 +139,7 @@ class CacheError(DeclipError):
 
 
 class CacheWarning(UserWarning):
-    """The compiled-model cache cannot be written; scoring goes on without it."""
+    """The cache of compiled models cannot be used (not writable, too small, an altered entry); scoring goes on."""
 
 
 class ExportError(DeclipError):

@@ -53,6 +53,8 @@ def absolute_path(argument: str, value: str | os.PathLike[str] | None) -> str | 
         return None
     if not isinstance(value, str | os.PathLike):
         raise UsageError(f"{argument} must be a path, not {type(value).__name__}.")
+    if not os.fspath(value):
+        raise UsageError(f"{argument} is empty. Give a path, or leave it out.")
     return os.path.abspath(os.fsdecode(value))  # noqa: PTH100 - resolve() would follow links
 
 

@@ -425,6 +425,7 @@ def test_many_callers_decode_no_more_at_a_time_than_the_budget(monkeypatch: pyte
         ({"batch_size": -1}, "batch_size=-1"),
         ({"max_pixels": 0}, "max_pixels=0"),
         ({"engine": 3}, "engine must be a path"),
+        ({"engine": ""}, "engine is empty"),
         ({"cache_dir": 3}, "cache_dir must be a path"),
     ],
 )
