@@ -7,18 +7,20 @@ from itertools import chain
 from pathlib import Path
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from declip_runtime.benchmark import Row, file_rows, model_rows, to_csv, to_markdown
+from declip_runtime.benchmark import Row, file_rows, model_rows, scorable, to_csv, to_markdown
 from declip_runtime.engine_file import EngineFile, bundled_engine
 from declip_runtime.errors import UsageError
 from declip_runtime.machine import describe_machine
 
 from .options import engine_option
 from .output import open_output, require_place, standard_output
-from .paths import find_images
+from .paths import find_images, require_images
+from .progress import loading, working
+from .say import say
 from .screen import draw
 from .text import count, visible
 
@@ -47,18 +49,16 @@ def command(
     """Measure how fast this machine scores.
 
     The model alone, by batch size, on every backend and precision that there is here; and with PHOTOS (files or
-    folders) from files to scores. Run it on a machine that does nothing else.
+    folders) from files to scores; those that cannot be scored are left out. Run it on a machine that does nothing else.
     """
     if output is not None and output.suffix.lower() not in _WRITERS:
         raise UsageError(f"the format of {output} does not follow from its name. Use one of {', '.join(_WRITERS)}.")
-    if missing := [path for path in photos if not Path(path).exists()]:  # failing is fast, and no measurement
+    if missing := [path for path in photos if not Path(path).exists()]:
         raise UsageError(f"{', '.join(missing)} does not exist. Name photos or folders with photos.")
     if output is not None:
         require_place(output)
     file = EngineFile.open(engine or bundled_engine())
-    files = find_images(photos, recursive=True).images
-    if photos and not files:
-        raise UsageError(f"no images in {', '.join(photos)}. Name a folder with photos.")
+    files = _scorable(file, photos, threads) if photos else []
     machine: Row = {"engine": file.manifest.name, "engine id": file.id[:12], **describe_machine()}
     measured = model_rows(file, batches, seconds=seconds, threads=threads)
     if files:
@@ -71,10 +71,21 @@ def command(
             stream.write(_WRITERS[output.suffix.lower()]([{**row, **machine} for row in rows]).encode())
 
 
+def _scorable(engine: EngineFile, photos: Sequence[str], threads: int | None) -> list[str]:
+    found = find_images(photos, recursive=True)
+    require_images(found, photos)
+    with loading():
+        files, reasons = scorable(engine, found.images, threads=threads)
+    if not files:
+        raise UsageError(f"none of {count(len(reasons), 'file')} can be scored. The first: {reasons[0]}")
+    if reasons:
+        say(f"left out {len(reasons):,} of {count(len(found.images), 'file')}, not to be scored; first: {reasons[0]}")
+    return files
+
+
 def _announced(rows: Iterator[Row]) -> Iterator[Row]:
     """Say on standard error, in a terminal, how far it is: a row takes seconds, a large engine a minute to load."""
-    console = Console(stderr=True)
-    with console.status("measuring") as status:
+    with working("measuring") as status:
         for number, row in enumerate(rows, 1):
             status.update(f"{count(number, 'row')} measured, last: {row['what']}, {row['backend']} {row['precision']}")
             yield row

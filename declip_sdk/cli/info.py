@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +20,7 @@ from declip_runtime.scorer import Scorer
 from .options import engine_argument
 from .output import standard_output
 from .progress import loading
-from .screen import draw
+from .screen import draw, separator
 from .table import NOT_VALIDATED
 from .text import visible
 
@@ -40,8 +41,8 @@ def command(engine: str | None, license_: bool, format_: str) -> None:
     elif format_ == "json":
         click.echo(json.dumps(_as_json(file), indent=2))
     else:
-        page = _page(file)
-        draw(standard_output(), lambda _: page)
+        chosen = _chosen(file)
+        draw(standard_output(), lambda console: _page(file, chosen, console))
 
 
 def _chosen(file: EngineFile) -> dict[str, str]:
@@ -53,27 +54,32 @@ def _chosen(file: EngineFile) -> dict[str, str]:
         return {"error": str(error)}
 
 
+def _usable() -> dict[str, str | None]:
+    """Backends with None where users can choose them, else the reason."""
+    return {**backends.available(), "fake": "made for tests: its scores are made up"}
+
+
 def _as_json(file: EngineFile) -> dict[str, Any]:
     return {
         "file": str(file.path),
         "bytes": file.path.stat().st_size,
         "manifest": file.manifest.to_dict(),
-        "backends": backends.available(),
+        "backends": _usable(),
         "chosen": _chosen(file),
     }
 
 
-def _page(file: EngineFile) -> RenderableType:
+def _page(file: EngineFile, chosen: Mapping[str, str], console: Console) -> RenderableType:
     scores = _grid()
     for spec in file.manifest.scores:
         scores.add_row(Text(f"  {spec.name}"), Text(_meaning(spec)), _about(spec))
     available = _grid()
-    for name, reason in backends.available().items():
+    for name, reason in _usable().items():
         state = Text("ready", style="green") if reason is None else Text(visible(reason), style="dim")
         available.add_row(Text(f"  {name}"), state)
-    chosen = _chosen(file)
     failed = chosen.get("error")
-    choice = (visible(" ".join(failed.split())), "red") if failed else (" · ".join(chosen.values()), "bold")
+    facts = separator(console).join(chosen.values())
+    choice = (visible(" ".join(failed.split())), "red") if failed else (facts, "bold")
     return Group(
         Text(visible(file.manifest.name), style="bold"),
         _facts(file),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from declip_runtime.errors import DeclipError
 from . import signals
 from .group import declip
 from .say import abandon, say
+from .words import in_words_of_options
 
 WRONG_USE = 2
 BROKEN_PIPE = 141
@@ -21,10 +23,16 @@ BROKEN_PIPE = 141
 def invoke(arguments: Sequence[str]) -> int:
     """Run one verb and return the exit code; errors and warnings become one line each on standard error."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: say(str(message))
+        warnings.showwarning = lambda message, _category, file, *_: _show(str(message), file)
         code = _guarded(arguments)
         _settle()
         return code
+
+
+def _show(message: str, file: str) -> None:
+    """One line; nothing of what Pillow thinks of a picture's metadata, which names no picture and changes no score."""
+    if f"{os.sep}PIL{os.sep}" not in file:
+        say(in_words_of_options(message))
 
 
 def _guarded(arguments: Sequence[str]) -> int:
@@ -42,7 +50,7 @@ def _guarded(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _complain(error.format_message(), WRONG_USE)
     except DeclipError as error:
-        return _complain(str(error), WRONG_USE)
+        return _complain(in_words_of_options(str(error)), WRONG_USE)
     except KeyboardInterrupt as interrupt:
         return _complain(signals.word(interrupt), signals.exit_code(interrupt))
     except click.Abort:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +15,8 @@ from typing import BinaryIO
 import click
 
 from declip_runtime.errors import DeclipError, UsageError
+
+from .paths import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 
 FORMATS = ("table", "json", "jsonl", "csv")
 _BY_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "table"}
@@ -33,6 +37,20 @@ def choose_format(requested: str | None, output: Path | None) -> str:
         raise UsageError(
             f"the format of {output} does not follow from its name. Use one of {', '.join(_BY_SUFFIX)}, or --format."
         ) from None
+
+
+def file_or_standard_output(_context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+    """The callback of an option ``-o``: None, which is standard output, also for ``-`` and ``/dev/stdout``."""
+    return None if value is None or value == Path("-") or _is_standard_output(value) else value
+
+
+def _is_standard_output(output: Path) -> bool:
+    if sys.stdout is None:
+        return False
+    try:
+        return os.path.samestat(output.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # there is no such file yet, or standard output is none
+        return False
 
 
 class Output:
@@ -70,7 +88,7 @@ def standard_output() -> Output:
 
 @contextmanager
 def open_output(output: Path | None) -> Iterator[Output]:
-    """Standard output, or ``output``, which is replaced only when the block ends without error.
+    """Standard output, or ``output``, which is replaced only when the block ends without error and keeps its mode.
 
     Raises UsageError for what is no place for a file, OutputError where the system does not write it.
     """
@@ -78,13 +96,13 @@ def open_output(output: Path | None) -> Iterator[Output]:
         yield standard_output()
         return
     require_place(output)
-    target = output.resolve()  # through a link, so that the link stays
-    if target.exists() and not target.is_file():  # a device or a pipe is written to, never replaced
+    if output.exists() and not output.is_file():  # a device or a pipe is written to, never replaced
         with writing(output):
-            stream = target.open("wb")
+            stream = output.open("wb")
         with _closing(stream, output) as guarded:
             yield guarded
         return
+    target = output.resolve()  # through a link, so that the link stays
     partial = target.parent / f".declip-{uuid.uuid4().hex}.partial"  # short: a legal name may fill all 255 bytes
     try:
         with writing(output):
@@ -92,6 +110,8 @@ def open_output(output: Path | None) -> Iterator[Output]:
         with _closing(stream, output) as guarded:
             yield guarded
         with writing(output):
+            if target.exists():
+                partial.chmod(stat.S_IMODE(target.stat().st_mode))
             partial.replace(target)
     finally:
         with suppress(OSError):
@@ -109,8 +129,10 @@ def _closing(stream: BinaryIO, output: Path) -> Iterator[Output]:
             stream.close()
 
 
-def require_place(output: Path) -> None:
-    """Raise now, before minutes of work, where no file could be written at ``output``.
+def require_place(output: Path, inputs: Iterable[str] = ()) -> None:
+    """Raise now, before minutes of work, where no file could or should be written at ``output``.
+
+    What should not be replaced: a photo, one of the ``inputs``, a file that is write-protected.
 
     Raises UsageError or OutputError.
     """
@@ -121,9 +143,28 @@ def require_place(output: Path) -> None:
             raise UsageError(f"cannot write {output}: the folder {output.parent} does not exist. Create it.")
         with suppress(FileNotFoundError):
             output.lstat()  # is the name too long?
+        if output.is_file():
+            _require_replaceable(output, inputs)
         if not output.exists() or output.is_file():  # a device or pipe needs nothing beside it
             with tempfile.TemporaryFile(dir=output.resolve().parent):
                 pass
+
+
+def _require_replaceable(output: Path, inputs: Iterable[str]) -> None:
+    if output.suffix.lower() in IMAGE_SUFFIXES | UNREADABLE_SUFFIXES:
+        raise UsageError(f"{output} is a photo and will not be overwritten. Name another file with -o.")
+    if any(_is_same_file(output, path) for path in inputs):
+        raise UsageError(f"{output} is to be scored and will not be overwritten. Name another file with -o.")
+    # The mode is looked at too, because a superuser may write everything.
+    if not (output.stat().st_mode & 0o222 and os.access(output, os.W_OK)):
+        raise UsageError(f"{output} is write-protected. Name another file with -o, or allow writing: chmod u+w.")
+
+
+def _is_same_file(output: Path, path: str) -> bool:
+    try:
+        return output.samefile(path)
+    except (OSError, ValueError):  # there is no such image, which is told elsewhere
+        return False
 
 
 @contextmanager

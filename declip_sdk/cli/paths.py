@@ -7,9 +7,13 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
-from declip_runtime.errors import ImageNotFoundError, UsageError
+from declip_runtime.errors import ImageError, ImageNotFoundError, UsageError
 from declip_runtime.scores import Score
+
+from .text import count
+from .words import in_words_of_options
 
 # What cameras, phones and editors save as a finished picture and Pillow decodes. A file named on the command line is
 # tried whatever it is called.
@@ -24,22 +28,43 @@ UNREADABLE_SUFFIXES = frozenset(
 )
 
 _CHUNK = 1 << 16
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # as Windows puts before a text
 
 
 @dataclass
 class Found:
-    """Image paths in the order given, folders by the names in them; what could not be looked into; what was left."""
+    """Image paths in the order given, folders by the names in them; what could not be looked into; what was left.
+
+    Hidden files count where their extension is that of an image; hidden folders are not looked at.
+    """
 
     images: list[str] = field(default_factory=list)
     unreadable_folders: list[str] = field(default_factory=list)
     unreadable_formats: Counter[str] = field(default_factory=Counter)
+    subfolders: int = 0
+    linked_folders: int = 0
+    hidden: int = 0
+
+    def passed_over(self) -> str:
+        """What was left, and how to have it scored; empty where nothing was."""
+        parts = []
+        if self.unreadable_formats:
+            kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in self.unreadable_formats.most_common())
+            parts.append(f"{kinds} (formats that cannot be decoded here: export them as JPEG)")
+        if self.subfolders:
+            parts.append(f"{count(self.subfolders, 'subfolder')} (-r enters subfolders)")
+        if self.linked_folders:
+            parts.append(f"{count(self.linked_folders, 'link')} to folders (links are entered when they are named)")
+        if self.hidden:
+            parts.append(f"{count(self.hidden, 'hidden image')} (hidden files are scored when they are named)")
+        return "; ".join(parts)
 
 
 def find_images(paths: Iterable[str], recursive: bool) -> Found:
     """Take files as named and walk folders, their subfolders only when ``recursive``.
 
-    Hidden files and folders are passed over; symbolic links to folders are not followed. Raises UsageError for an
-    empty path.
+    Hidden files and folders are passed over; symbolic links to folders are followed only where they are named. Raises
+    UsageError for an empty path.
     """
     found = Found()
     for path in paths:
@@ -64,13 +89,39 @@ def _walk(folder: str, recursive: bool, found: Found) -> None:
         found.unreadable_folders.append(f"{error.filename}: {error.strerror}")
 
     for parent, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(f for f in folders if not f.startswith(".")) if recursive else []
-        for name in sorted(f for f in files if not f.startswith(".")):
+        visible = sorted(f for f in folders if not f.startswith("."))
+        inner = [f for f in visible if not os.path.islink(os.path.join(parent, f))]  # noqa: PTH114, PTH118
+        found.linked_folders += len(visible) - len(inner)
+        found.subfolders += 0 if recursive else len(inner)
+        folders[:] = inner if recursive else []
+        for name in sorted(files):
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
-            if suffix in IMAGE_SUFFIXES:
+            if name.startswith("."):
+                found.hidden += suffix in IMAGE_SUFFIXES
+            elif suffix in IMAGE_SUFFIXES:
                 found.images.append(os.path.join(parent, name))  # noqa: PTH118
             elif suffix in UNREADABLE_SUFFIXES:
                 found.unreadable_formats[suffix] += 1
+
+
+def require_images(found: Found, paths: Iterable[str]) -> None:
+    """Raise UsageError with what there was instead, where there are no images."""
+    if not found.images:
+        instead = found.passed_over()
+        reason = f"; passed over: {instead}." if instead else f" (looked for {' '.join(sorted(IMAGE_SUFFIXES))})."
+        raise UsageError(f"no images in {', '.join(paths)}{reason}")
+
+
+def read_list(descriptor: int, separator: bytes) -> Iterator[str]:
+    """Wait for the first path on a file descriptor, and return the iterator of all; blank lines are skipped.
+
+    Raises UsageError where there is no path at all.
+    """
+    paths = (path for path in read_paths(descriptor, separator) if path.strip())
+    first = next(paths, None)
+    if first is None:
+        raise UsageError("no paths on standard input. Give one a line, as `find photos -name '*.jpg'` does.")
+    return chain([first], paths)
 
 
 def read_paths(descriptor: int, separator: bytes) -> Iterator[str]:
@@ -81,12 +132,18 @@ def read_paths(descriptor: int, separator: bytes) -> Iterator[str]:
     Reads the descriptor itself: a thread that waits inside a buffered reader holds its lock, which the interpreter
     needs when it shuts down after Ctrl-C. Raises UsageError where it cannot be read.
     """
+    for number, line in enumerate(_lines(descriptor, separator)):
+        path = line if number else line.removeprefix(_BYTE_ORDER_MARK)
+        yield os.fsdecode(path.removesuffix(b"\r") if separator == b"\n" else path)
+
+
+def _lines(descriptor: int, separator: bytes) -> Iterator[bytes]:
     pending = b""
     while chunk := _read(descriptor):
         *complete, pending = (pending + chunk).split(separator)
-        yield from (_path(line, separator) for line in complete)
+        yield from complete
     if pending:
-        yield _path(pending, separator)
+        yield pending
 
 
 def _read(descriptor: int) -> bytes:
@@ -98,17 +155,16 @@ def _read(descriptor: int) -> bytes:
         ) from error
 
 
-def _path(line: bytes, separator: bytes) -> str:
-    return os.fsdecode(line.removesuffix(b"\r") if separator == b"\n" else line)
-
-
 def explained(score: Score) -> Score:
-    """The score with advice for the command line where the library's is for programs: empty paths and folders."""
-    if not isinstance(score.error, ImageNotFoundError):
+    """The score with advice for the command line where the library's is for programs."""
+    if not isinstance(score.error, ImageError):
         return score
-    if not score.image:
+    if not score.image.strip():
         return replace(score, error=ImageNotFoundError("the path is empty. Give the path of a photo."))
     if _is_folder(score.image):
         advice = "Give the paths of its photos; folders are walked when they are arguments."
         return replace(score, error=ImageNotFoundError(f"{score.image!r} is a folder. {advice}"))
-    return score
+    name, told = repr(score.image), str(score.error)
+    reason = told.removeprefix(name)  # a name is shown as it is, whatever words it has
+    words = in_words_of_options(reason)
+    return score if words == reason else replace(score, error=type(score.error)(told[: -len(reason)] + words))

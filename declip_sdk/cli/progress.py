@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.text import Text
 
 
@@ -25,8 +26,14 @@ def loading() -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    with Console(stderr=True).status("loading the engine"):
+    with working("loading the engine"):
         yield
+
+
+def working(on: str) -> Status:
+    """The sign, on standard error, that something is going on."""
+    console = Console(stderr=True)
+    return console.status(on, spinner="line" if console.options.ascii_only else "dots")
 
 
 @contextmanager

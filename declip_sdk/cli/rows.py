@@ -86,5 +86,6 @@ class Csv:
 
     def _put(self, record: Sequence[object]) -> None:
         line = io.StringIO(newline="")
-        csv.writer(line, lineterminator="\n").writerow(record)
-        self._stream.write(line.getvalue().encode("utf-8", "surrogateescape"))
+        csv.writer(line, lineterminator="\r\n").writerow(record)  # what stands in the terminator is quoted
+        text = line.getvalue().removesuffix("\r\n") + "\n"
+        self._stream.write(text.encode("utf-8", "surrogateescape"))

@@ -7,22 +7,24 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import click
 
 from declip_runtime.errors import DeclipError, UsageError
 from declip_runtime.images import DEFAULT_MAX_PIXELS
-from declip_runtime.options import Precision
+from declip_runtime.options import MAX_VIEWS, Precision
 from declip_runtime.scorer import Scorer
 from declip_runtime.scores import Score
 
 from .options import backend_options, engine_option
-from .output import FORMATS, Output, choose_format, open_output, require_place
-from .paths import IMAGE_SUFFIXES, explained, find_images, read_paths
+from .output import FORMATS, Output, choose_format, file_or_standard_output, open_output, require_place
+from .paths import explained, find_images, read_list, read_paths, require_images
 from .progress import loading, progress_bar
 from .report import Report
 from .rows import Csv, Json, JsonLines, Writer
+from .say import say
 from .table import TableWriter
 
 
@@ -30,9 +32,21 @@ from .table import TableWriter
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--recursive", "-r", is_flag=True, help="Enter the subfolders of folders.")
 @engine_option
-@click.option("--views", type=click.IntRange(1), default=1, metavar="N", help="1 + N-1 crops at native resolution.")
+@click.option(
+    "--views",
+    type=click.IntRange(1, MAX_VIEWS),
+    default=1,
+    show_default=True,
+    help="The whole and N-1 crops at native resolution; compare with scores of the same N only.",
+)
 @click.option("--format", "format_", type=click.Choice(FORMATS), help="Default: table in a terminal, csv in a pipe.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write a file; its extension picks the format.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    callback=file_or_standard_output,
+    help="Write a file; its extension picks the format. - is standard output.",
+)
 @click.option("--sort", metavar="NAME", help="Highest of this score first (table: the first quality score).")
 @click.option("--min", "minimums", metavar="NAME=0.4", multiple=True, help="Keep images that reach it; repeatable.")
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Keep the best N, by --sort; failed ones stay listed.")
@@ -64,6 +78,10 @@ def command(
 ) -> None:
     """Score photos: files, folders, or - for paths on standard input.
 
+    Of a folder every file with the extension of an image is scored. Passed over, and counted at the end, are
+    subfolders without -r, links to folders, hidden images, and formats that cannot be decoded here (HEIC, camera raw);
+    hidden folders are never looked at. What is named as an argument is always tried.
+
     With - every line is one image; with --format jsonl each is answered at once, in order, so that a program in any
     language can keep one scorer running and talk to it.
 
@@ -73,12 +91,13 @@ def command(
     was done by then is written.
     """
     chosen = choose_format(format_, output)
-    if "-" in paths and chosen == "jsonl" and output is None:
+    answering = "-" in paths and chosen == "jsonl" and output is None
+    if answering:
         _refuse_silence({"--sort": sort is not None, "--min": bool(minimums), "--top": top is not None})
-    report = Report()
-    sources = _sources(paths, recursive, b"\0" if null else b"\n", report)
     if output is not None:
-        require_place(output)
+        require_place(output, paths)
+    report = Report(minimums)
+    sources = _sources(paths, recursive, b"\0" if null else b"\n", answering, report)
     with loading():
         scorer = Scorer(
             engine,
@@ -94,14 +113,27 @@ def command(
     lead = _lead(scorer, sort)
     keep = _filter(minimums, scorer.names)
     order = lead if sort is not None or top is not None or chosen == "table" else None
+    if scorer.backend == "fake":
+        say("these scores are made up by the fake backend, for testing pipelines only")
     with scorer:
         with open_output(output) as stream:
-            writer = _writer(chosen, stream, scorer, lead)
-            rows_in_terminal = chosen in ("csv", "jsonl") and order is None and stream.isatty()
-            with progress_bar(report.total, shown=not rows_in_terminal) as advance:
-                left_out = _score(scorer, sources, writer, order, keep, top, report, advance)
-            writer.finish(left_out)
-        report.finish(scorer, output)
+            new_writer = partial(_writer, chosen, stream, scorer, lead, views)
+            if order is None:  # rows appear as they come; in the same terminal a bar would be drawn over them
+                writer = new_writer()
+                with progress_bar(report.total, shown=not stream.isatty()) as advance:
+                    _score(scorer, sources, writer.write, keep, report, advance)
+            else:
+                waiting: list[Score] = []
+                with progress_bar(report.total, shown=True) as advance:
+                    _score(scorer, sources, waiting.append, keep, report, advance)
+                best = _best(waiting, order, top)
+                report.left_out += len(waiting) - len(best)
+                writer = new_writer()
+                for score in best:
+                    writer.write(score)
+            writer.finish(report.left_out)
+            seen = stream.isatty()
+        report.finish(scorer, output, reasons=not seen, failures=not (seen and chosen == "table"))
     if isinstance(report.stopped, DeclipError):
         raise report.stopped
     context.exit(report.exit_code)
@@ -110,43 +142,33 @@ def command(
 def _score(
     scorer: Scorer,
     sources: Iterable[str],
-    writer: Writer,
-    order: str | None,
+    take: Callable[[Score], None],
     keep: Callable[[Score], bool],
-    top: int | None,
     report: Report,
     advance: Callable[[], None],
-) -> int:
-    """Score until the end, Ctrl-C or an error; write at once, or the ``top`` sorted by ``order`` when that is over.
-
-    Returns how many images were scored and left out.
-    """
-    waiting: list[Score] = []
-    left_out = 0
+) -> None:
+    """Score until the end, Ctrl-C or an error, and hand over at once what is to be kept."""
     start = time.perf_counter()
     try:
         with closing(scorer.stream(sources)) as scores:
             for score in map(explained, scores):
                 report.add(score)
-                if not keep(score):
-                    left_out += 1
-                elif order:
-                    waiting.append(score)
+                if keep(score):
+                    take(score)
                 else:
-                    writer.write(score)
+                    report.left_out += 1
                 advance()
     except (KeyboardInterrupt, DeclipError) as stopped:  # failing to write is neither of them
         if not report.done:
             raise
         report.stopped = stopped
     report.seconds = time.perf_counter() - start
-    if order:
-        waiting.sort(key=lambda s: (s.error is not None, -s[order] if s.error is None else 0.0))
-    good = sum(score.error is None for score in waiting)
-    shown = good if top is None else min(top, good)
-    for score in waiting[:shown] + waiting[good:]:
-        writer.write(score)
-    return left_out + good - shown
+
+
+def _best(scores: Sequence[Score], order: str, top: int | None) -> list[Score]:
+    """The ``top`` or all, highest ``order`` first; then what failed."""
+    good = sorted((s for s in scores if s.error is None), key=lambda s: -s[order])
+    return good[:top] + [s for s in scores if s.error is not None]
 
 
 def _refuse_silence(given: Mapping[str, bool]) -> None:
@@ -158,18 +180,19 @@ def _refuse_silence(given: Mapping[str, bool]) -> None:
         )
 
 
-def _sources(paths: Sequence[str], recursive: bool, separator: bytes, report: Report) -> Iterable[str]:
+def _sources(paths: Sequence[str], recursive: bool, separator: bytes, answering: bool, report: Report) -> Iterable[str]:
+    """Images as arguments and folders have them, or as they arrive on standard input; there each line is answered, or
+    all are a list.
+    """
     if "-" in paths:
         if len(paths) > 1:
             raise UsageError("- reads all paths from standard input. Give it alone.")
         if sys.stdin is None:
             raise UsageError("standard input is closed. Give paths as arguments, or redirect it from a file.")
-        return read_paths(sys.stdin.fileno(), separator)
+        return (read_paths if answering else read_list)(sys.stdin.fileno(), separator)
     found = find_images(paths, recursive)
     report.found(found)
-    if not found.images:
-        deeper = "" if recursive else " --recursive enters subfolders."
-        raise UsageError(f"no images in {', '.join(paths)} (looked for {' '.join(sorted(IMAGE_SUFFIXES))}).{deeper}")
+    require_images(found, paths)
     return found.images
 
 
@@ -199,11 +222,11 @@ def _filter(minimums: Sequence[str], names: Sequence[str]) -> Callable[[Score], 
     return lambda score: score.error is not None or all(score[name] >= low for name, low in bounds.items())
 
 
-def _writer(format_: str, stream: Output, scorer: Scorer, lead: str) -> Writer:
+def _writer(format_: str, stream: Output, scorer: Scorer, lead: str, views: int) -> Writer:
     if format_ == "jsonl":
         return JsonLines(stream)
     if format_ == "csv":
         return Csv(stream, scorer.names)
     if format_ == "json":
         return Json(stream, {"name": scorer.manifest.name, **scorer.identity})
-    return TableWriter(stream, scorer.manifest.scores, lead)
+    return TableWriter(stream, scorer.manifest.scores, lead, views)

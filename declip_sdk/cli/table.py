@@ -16,8 +16,8 @@ from declip_runtime.manifest import ScoreSpec
 from declip_runtime.scores import Score
 
 from .output import Output
-from .screen import draw
-from .text import count, shorten, visible
+from .screen import draw, ellipsis, printable
+from .text import count, shorten
 
 _BAR_CELLS = 10
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -29,10 +29,11 @@ NOT_VALIDATED = "not validated"
 class TableWriter:
     """Collects scores and draws them when all are there, in the order they came; failed ones go below."""
 
-    def __init__(self, stream: Output, specs: Sequence[ScoreSpec], lead: str) -> None:
+    def __init__(self, stream: Output, specs: Sequence[ScoreSpec], lead: str, views: int) -> None:
         self._stream = stream
         self._specs = specs
         self._lead = lead
+        self._views = views
         self._scores: list[Score] = []
 
     def write(self, score: Score) -> None:
@@ -41,16 +42,19 @@ class TableWriter:
 
     def finish(self, left_out: int) -> None:
         """Draw."""
-        draw(self._stream, lambda console: score_table(self._scores, self._specs, self._lead, left_out, console))
+        draw(self._stream, lambda console: self._page(left_out, console))
+
+    def _page(self, left_out: int, console: Console) -> RenderableType:
+        return score_table(self._scores, self._specs, self._lead, self._views, left_out, console)
 
 
 def score_table(
-    scores: Sequence[Score], specs: Sequence[ScoreSpec], lead: str, left_out: int, console: Console
+    scores: Sequence[Score], specs: Sequence[ScoreSpec], lead: str, views: int, left_out: int, console: Console
 ) -> RenderableType:
     """Scored images as given, ``lead`` with bars in front; failed ones below with their reasons.
 
     Columns that do not fit the console's width are named in a line below instead of being squeezed, and so is the
-    number of images that were left out.
+    number of images that were left out. So is a number of ``views`` other than the one of the calibration.
     """
     folder = _common_folder([s.image for s in scores])
     good = [s for s in scores if s.error is None]
@@ -58,30 +62,34 @@ def score_table(
     parts: list[RenderableType] = []
     if good:
         parts += _good(good, specs, lead, folder, console)
+        if views > 1:
+            note = f"views={views}: calibrated and validated with one view; compare with scores of the same views only"
+            parts.append(_note(note))
     if left_out:
         parts.append(_note(f"{count(left_out, 'more image')} left out by --min or --top"))
     if failed:
-        parts += _failed(failed, folder, console.width)
+        parts += _failed(failed, folder, console)
     return Group(*parts)
 
 
 def _good(
     scores: Sequence[Score], specs: Sequence[ScoreSpec], lead: str, folder: str, console: Console
 ) -> list[RenderableType]:
-    names = [visible(s.image[len(folder) :]) for s in scores]
-    name_width = min(max(map(cell_len, [*names, _heading(folder)])), _NAME_MAX)
+    names = [printable(s.image[len(folder) :], console) for s in scores]
+    heading, cut = printable(folder, console) or "image", ellipsis(console)
+    name_width = min(max(map(cell_len, [*names, heading])), _NAME_MAX)
     ordered = sorted(specs, key=lambda spec: spec.name != lead)  # stable: the lead first, then the engine's order
     shown, name_width = _fit(ordered, name_width, console.width - len(str(len(scores))) - _GAP)
 
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("", justify="right", style="dim")
-    table.add_column(Text(shorten(_heading(folder), name_width)), width=name_width, no_wrap=True)
+    table.add_column(Text(shorten(heading, name_width, cut)), width=name_width, no_wrap=True)
     for spec in shown:
         leads = spec.name == lead
         table.add_column(_score_heading(spec, leads), justify="left" if leads else "right", no_wrap=True)
     for place, (score, name) in enumerate(zip(scores, names, strict=True), start=1):
         cells = [_cell(score[spec.name], spec, spec.name == lead, console.options.ascii_only) for spec in shown]
-        table.add_row(str(place), Text(shorten(name, name_width)), *cells)
+        table.add_row(str(place), Text(shorten(name, name_width, cut)), *cells)
 
     parts: list[RenderableType] = [table]
     if hidden := [spec.name for spec in ordered if spec not in shown]:
@@ -144,19 +152,16 @@ def _channel(share: float) -> int:
     return math.floor(60 + 150 * min(max(share, 0.0), 1.0))
 
 
-def _failed(scores: Sequence[Score], folder: str, width: int) -> list[RenderableType]:
+def _failed(scores: Sequence[Score], folder: str, console: Console) -> list[RenderableType]:
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_header=False)
-    names = [visible(s.image[len(folder) :]) for s in scores]
-    name_width = min(max(map(cell_len, names)), _NAME_MAX, max(width // 3, 1))
+    names = [printable(s.image[len(folder) :], console) for s in scores]
+    name_width = min(max(map(cell_len, names)), _NAME_MAX, max(console.width // 3, 1))
     table.add_column(width=name_width, no_wrap=True)
     table.add_column(style="red")
     for score, name in zip(scores, names, strict=True):
-        table.add_row(Text(shorten(name, name_width)), Text(visible(str(score.error))))
+        reason = str(score.error).removeprefix(f"{score.image!r} ")  # the name stands beside it
+        table.add_row(Text(shorten(name, name_width, ellipsis(console))), Text(printable(reason, console)))
     return [Padding(Text(f"{len(scores)} failed", style="bold red"), (1, 0, 0, 0)), table]
-
-
-def _heading(folder: str) -> str:
-    return visible(folder) or "image"
 
 
 def _common_folder(paths: Sequence[str]) -> str:

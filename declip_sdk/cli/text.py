@@ -26,14 +26,14 @@ def _visible(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def shorten(text: str, width: int) -> str:
+def shorten(text: str, width: int, ellipsis: str = "…") -> str:
     """At most ``width`` terminal cells: the start gives way to an ellipsis, the end of a path says more."""
     if cell_len(text) <= width:
         return text
     tail = text
-    while tail and cell_len(tail) > width - 1:
+    while tail and cell_len(tail) > width - len(ellipsis):
         tail = tail[1:]
-    return "…" + tail
+    return ellipsis[:width] + tail
 
 
 def count(number: int, noun: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from . import backends
 from .backends.base import Backend, Precision
 from .engine_file import EngineFile
-from .errors import BackendUnavailableError, PrecisionError
+from .errors import BackendUnavailableError, DeclipError, PrecisionError
 from .options import Decode
 from .scorer import Scorer
 
@@ -84,19 +84,29 @@ def model_rows(
             yield {**who, **timing.columns(batch)}
 
 
+def scorable(
+    engine: EngineFile, photos: Sequence[str], *, threads: int | None = None
+) -> tuple[list[str], list[DeclipError]]:
+    """The photos that have a score, and for each of the others the reason: failing is fast, and no measurement."""
+    with Scorer(engine.path, threads=threads) as scorer:
+        errors = [score.error for score in scorer.stream(photos)]
+    good = [photo for photo, error in zip(photos, errors, strict=True) if error is None]
+    return good, [error for error in errors if error is not None]
+
+
 def file_rows(
     engine: EngineFile, photos: Sequence[str], *, seconds: float, threads: int | None = None
 ) -> Iterator[Row]:
     """Speed from files to scores with the backend that a Scorer takes: decoding fast and exact, one and five views.
 
-    Images that cannot be scored count too: they take time like the others.
+    Raises ImageError for one that cannot be scored; ``scorable`` finds them beforehand.
     """
     settings: tuple[tuple[Decode, int], ...] = (("fast", 1), ("exact", 1), ("exact", 5))
     for decode, views in settings:
         with Scorer(engine.path, decode=decode, views=views, threads=threads) as scorer:
             scorer.warmup()
-            timing = measure(lambda: scorer.score(photos, on_error="record"), seconds)
-            what = f"{len(photos)} files, {decode} decoding, views={views}"
+            timing = measure(lambda: scorer.score(photos), seconds)
+            what = f"{len(photos)} file{'s' * (len(photos) != 1)}, {decode} decoding, views={views}"
             who: Row = {"what": what, "backend": scorer.backend, "precision": scorer.precision}
             yield {**who, "batch": scorer.batch_size, **timing.columns(len(photos))}
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, features
 
 from declip_runtime import errors
 from declip_runtime.errors import (
@@ -409,6 +409,36 @@ def test_camera_raw_is_not_scored_by_its_thumbnail(photo, tags):
         info[tag] = value
     with pytest.raises(ImageDecodeError, match="camera raw file"):
         open_image(encoded(photo.resize((60, 40)), "TIFF", exif=info))
+
+
+def ftyp(major: bytes, *compatible: bytes) -> bytes:
+    """The first box of an ISO base media file, and some of the next."""
+    brands = b"".join(compatible)
+    return (16 + len(brands)).to_bytes(4, "big") + b"ftyp" + major + b"\0\0\0\0" + brands + b"\0\0\1\0metaheicavif"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "fix"),
+    [
+        *((ftyp(brand, b"mif1"), "HEIC or HEIF", "register_heif_opener") for brand in (b"heic", b"heix", b"hevc")),
+        *((ftyp(brand, b"mif1", b"heic"), "HEIC or HEIF", "Export it as JPEG") for brand in (b"mif1", b"msf1")),
+        (ftyp(b"crx ", b"crx ", b"isom"), "camera raw", "Export it as JPEG"),
+        (b"FUJIFILMCCD-RAW 0201FF", "camera raw", "Export it as JPEG"),
+        (b"IIU\0\x18\0\0\0", "camera raw", "Export it as JPEG"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL", "Export it as JPEG"),
+        (ftyp(b"isom", b"mp41"), "video", "frames"),
+    ],
+)
+def test_formats_of_cameras_and_phones_are_named_with_the_fix(data, kind, fix):
+    with pytest.raises(ImageDecodeError, match=rf"^<bytes, \d+ B> is an? {kind}.*\. .*{fix}.*\.$"):
+        open_image(data)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_under_a_general_brand_is_read(photo):
+    data = encoded(photo.resize((64, 48)), "AVIF")
+    assert data[8:12] == b"avif"
+    assert open_image(data[:8] + b"mif1" + data[12:]).size == (64, 48)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes and devices")

@@ -52,11 +52,13 @@ def test_photos_are_measured_from_files_and_bad_ones_do_not_stop_it(tmp_path: Pa
     assert run(["benchmark", *QUICK, "--batch", "1", str(photos), "-o", str(tmp_path / "speed.csv")]) == 0
     what = [row["what"] for row in read(tmp_path / "speed.csv") if row["what"] != "model only"]
     assert what == [
-        "2 files, fast decoding, views=1",
-        "2 files, exact decoding, views=1",
-        "2 files, exact decoding, views=5",
+        "1 file, fast decoding, views=1",
+        "1 file, exact decoding, views=1",
+        "1 file, exact decoding, views=5",
     ]
-    out = capfd.readouterr().out
+    out, err = capfd.readouterr()
+    assert "left out 1 of 2 files, not to be scored; first: " in err
+    assert "broken.jpg" in err
     assert all(line in out for line in what)
     assert "cpu: " in out
 
@@ -73,14 +75,19 @@ def test_the_model_alone_leaves_the_cache_of_compiled_models_alone(tmp_path: Pat
         (["-o", "speed.xlsx"], "does not follow from its name"),
         (["{empty}"], "no images in"),
         (["{empty}", "{empty}/gone.jpg"], "gone.jpg does not exist"),
+        (["{empty}/zero.jpg"], "none of 1 file can be scored. The first: '{empty}/zero.jpg' is empty"),
         (["--batch", "0"], "0 is not in the range"),
         (["--seconds", "0"], "0.0 is not in the range"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], message: str, tmp_path: Path, capfd: Any) -> None:
-    assert run(["benchmark", *QUICK, *(a.replace("{empty}", str(tmp_path)) for a in arguments)]) == 2
+    folder = str(tmp_path / "empty")
+    Path(folder).mkdir()
+    if "{empty}/zero.jpg" in arguments:
+        Path(folder, "zero.jpg").touch()
+    assert run(["benchmark", *QUICK, *(a.replace("{empty}", folder) for a in arguments)]) == 2
     captured = capfd.readouterr()
-    assert message in captured.err
+    assert message.replace("{empty}", folder) in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
 

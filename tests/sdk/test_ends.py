@@ -15,6 +15,7 @@ from declip_sdk.cli import run
 
 from .command import DECLIP, FAKE, TINY, in_terminal, start
 from .conftest import save_picture
+from .test_score import MADE_UP
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's /dev/full, /proc, pipes and signals")
 
@@ -37,7 +38,7 @@ def in_shell(command: str, *arguments: str | Path) -> subprocess.CompletedProces
 
 def require_one_line(result: subprocess.CompletedProcess[bytes], *words: str) -> None:
     assert result.returncode == 2, result.stderr.decode()
-    error = result.stderr.decode()
+    error = result.stderr.removeprefix(MADE_UP).decode()
     assert error.startswith("declip: ")
     assert error.count("\n") == 1
     assert all(word in error for word in words), error
@@ -70,7 +71,7 @@ def test_a_reader_that_goes_away_is_no_news(verb: str, tmp_path: Path) -> None:
     assert process.stdout
     assert process.stderr
     process.stdout.close()
-    assert process.stderr.read() == b""
+    assert process.stderr.read().removeprefix(MADE_UP) == b""
     assert process.wait(timeout=60) == 141
 
 

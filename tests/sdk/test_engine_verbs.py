@@ -43,6 +43,9 @@ def test_info_tells_what_the_engine_scores_and_what_runs_it(engine: Path, cache:
     assert all(any(line.split()[:1] == [name] for line in lines) for name in REGISTRY)
     with Scorer(engine) as scorer:
         assert f"chosen here: {scorer.backend} · {scorer.device} · {scorer.precision}" in text
+    (fake,) = (line for line in lines if line.split()[:1] == ["fake"])
+    assert "made for tests" in fake
+    assert "ready" not in fake
 
 
 def test_info_for_programs(engine: Path, cache: Path, capfd: Any) -> None:
@@ -51,6 +54,7 @@ def test_info_for_programs(engine: Path, cache: Path, capfd: Any) -> None:
     assert document["manifest"]["engine_id"] == EngineFile.open(engine).id
     assert document["bytes"] == engine.stat().st_size
     assert set(document["backends"]) == set(REGISTRY)
+    assert document["backends"]["fake"] is not None
     assert set(document["chosen"]) == {"backend", "device", "precision"}
 
 

@@ -34,5 +34,10 @@ def test_shortening_keeps_the_end_and_fits(text: str, width: int) -> None:
     assert short == text or cell_len(text) > width
 
 
+@pytest.mark.parametrize(("width", "short"), [(1, "."), (3, "..."), (8, "...e.jpg"), (11, "picture.jpg")])
+def test_an_ellipsis_of_three_cells_fits_too(width: int, short: str) -> None:
+    assert shorten("picture.jpg", width, "...") == short
+
+
 def test_counts_are_words() -> None:
     assert [count(n, "image") for n in (0, 1, 2, 12345)] == ["0 images", "1 image", "2 images", "12,345 images"]
