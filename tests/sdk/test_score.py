@@ -527,6 +527,20 @@ def test_a_signal_writes_what_is_done(
         assert len(json.loads(text)["images"]) == 3
 
 
+@posix
+def test_an_interruption_after_one_image_is_said_in_the_singular(photos: Path) -> None:
+    process = start("score", *JSONL, "-")
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(os.fsencode(photos / "a.jpg") + b"\n")
+    process.stdin.flush()
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    assert process.stderr.read() == MADE_UP + b"declip: interrupted after 1 image; what was done is written\n"
+    assert process.wait(timeout=30) == 130
+
+
 @pytest.mark.parametrize("format_", ["csv", "json", "table"])
 def test_a_backend_that_fails_on_its_way_writes_what_is_done(
     photos: Path, tmp_path: Path, format_: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any
@@ -736,4 +750,5 @@ def test_a_cache_that_cannot_be_written_is_one_line(photos: Path, capfd: Any, mo
     captured = capfd.readouterr()
     assert len(captured.out.splitlines()) == 2
     assert captured.err.startswith("declip: compiled models cannot be kept")
+    assert "make the folder that `declip cache path` names writable" in captured.err
     assert captured.err.count("\n") == 1
