@@ -110,17 +110,18 @@ def test_projectors_learn_and_keep_the_best_step(tiny_clip: Any, bank: list[Feat
     mos = np.concatenate([b.labels.mos for b in bank])
 
     @torch.no_grad()
-    def evaluate(perceptual: torch.nn.Module) -> float:
+    def agreement(perceptual: torch.nn.Module) -> float:
         return srcc(antonym_logit(F.normalize(perceptual(x), dim=-1), pair, SCALE).numpy(), mos)
 
     logged: list[dict[str, float]] = []
     config = ProjectorConfig(steps=60, merged=2, lr=3e-3, check_every=20)
-    before = evaluate(torch.nn.Identity())
+    before = agreement(torch.nn.Identity())
     perceptual, semantic = train_projectors(
-        bank, lambda s: encode_texts(clip, tokenizer, s), SCALE, config, evaluate, logged.append
-    )
-    assert evaluate(perceptual) == pytest.approx(max(line["validation"] for line in logged))
-    assert evaluate(perceptual) > before + 0.1
+        bank, lambda s: encode_texts(clip, tokenizer, s), SCALE, config, lambda p: {"choice": agreement(p)},
+        logged.append,
+    )  # fmt: skip
+    assert agreement(perceptual) == pytest.approx(max(line["choice"] for line in logged))
+    assert agreement(perceptual) > before + 0.1
     assert float(semantic.down.weight.detach().abs().max()) > 0
 
 

@@ -50,10 +50,10 @@ def train_projectors(
     encode_text: TextEncoder,
     scale: float,
     config: ProjectorConfig,
-    evaluate: Callable[[nn.Module], float],
+    evaluate: Callable[[nn.Module], dict[str, float]],
     log: Callable[[dict[str, float]], None],
 ) -> tuple[Projector, Projector]:
-    """Return the (perceptual, semantic) projectors of the step at which ``evaluate(perceptual)`` was best.
+    """Return the (perceptual, semantic) projectors of the step at which ``evaluate(perceptual)["choice"]`` was best.
 
     The perceptual one meets the perceptual objective, whose sentences are T_p; the semantic one meets eq. 7 with the
     captions T_s, on photos that are distorted at random. Step 0, the identity, takes part in the choice.
@@ -68,7 +68,7 @@ def train_projectors(
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     best, kept = evaluate(perceptual), copy.deepcopy((perceptual, semantic))
-    log({"step": 0, "validation": best})
+    log({"step": 0, **best})
     rng = np.random.default_rng(config.seed)
     for step in range(1, config.steps + 1):
         total: dict[str, float] = {}
@@ -86,7 +86,7 @@ def train_projectors(
         schedule.step()
         if step % config.check_every == 0:
             reached = evaluate(perceptual)
-            log({"step": step, "validation": reached, **total})
-            if reached > best:
+            log({"step": step, **reached, **{f"loss_{name}": value for name, value in total.items()}})
+            if reached["choice"] > best["choice"]:
                 best, kept = reached, copy.deepcopy((perceptual, semantic))
     return kept

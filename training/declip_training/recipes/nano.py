@@ -43,9 +43,12 @@ from declip_training.recipes.nano_data import SIDE, Banks, Sources, prepare
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
 # what scaling down hides best, compression and blown highlights, is shown most
 LADDER_ODDS = {"jpeg": 2.5, "overexposure": 2.0}
+# The tower's embedding tells compression better than its cosine with two sentences does: the projector's to learn.
+BANK_LADDER_ODDS = {"jpeg": 8.0, "overexposure": 2.0}
+BANK_LADDERS = 12
 BANK_BATCHES = 320
-BANK_CROPS = (192, 224)
-LADDER_PHOTOS = 40
+BANK_CROPS = (192, 256)
+LADDER_PHOTOS = 20
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
 WORTHWHILE = 0.002  # less than this and prompts that a person can read are worth more
 READABLE = "readable words"
@@ -71,7 +74,10 @@ class NanoResult:
 
 @dataclass(frozen=True)
 class ValidationFeatures:
-    """Tower features float32: ``rated`` [N, D] of the validation photos, ``ladders`` [L, R, D], best rung first."""
+    """Tower features float32: ``rated`` [N, D] of the validation photos, ``ladders`` [L, R, D], best rung first.
+
+    Row i of ``ladders`` is of the kind ``i % len(DISTORTIONS)``.
+    """
 
     rated: Tensor
     ladders: Tensor
@@ -117,7 +123,7 @@ class Nano:
             trained = pretrain(
                 clip,
                 tokenizer,
-                self._source(),
+                self._source(BatchShape(ladders=6, ladder_odds=LADDER_ODDS)),
                 self.config,
                 self.out,
                 mean=preprocess.mean,
@@ -130,16 +136,19 @@ class Nano:
         return clip.eval().requires_grad_(False), tokenizer, preprocess
 
     def validation_features(self, clip: nn.Module, preprocess: Preprocess) -> ValidationFeatures:
-        """Whole validation photos, and ladders (training's distortions, graded evenly) of the best of them."""
+        """Whole validation photos, and ladders (training's distortions, graded evenly).
+
+        Ladders start from the best of the validation photos and from Kodak's, which are sharper than these.
+        """
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         path = self.out / f"validation-{tower_sha256(visual)[:12]}.safetensors"
         if not path.is_file():
-            best = np.argsort(-self.mos)[:LADDER_PHOTOS]
+            best = [self.banks.splits.validation[i].path for i in np.argsort(-self.mos)[:LADDER_PHOTOS]]
             ladders = []
-            for photo in best:
-                stored = load_square(self.banks.splits.validation[photo].path, 2 * SIDE)
+            for seed, photo in enumerate([*best, *self.sources.validation]):
+                stored = load_square(photo, 2 * SIDE)
                 for kind in DISTORTIONS:
-                    rungs = np.stack(ladder(stored, SIDE, kind, LADDER_SEVERITIES, int(photo)))
+                    rungs = np.stack(ladder(stored, SIDE, kind, LADDER_SEVERITIES, seed))
                     ladders.append(tower_features(visual, rungs, preprocess.mean, preprocess.std))
             rated = tower_features(visual, self.banks.validation, preprocess.mean, preprocess.std)
             save_file({"rated": rated, "ladders": torch.stack(ladders)}, path)
@@ -151,7 +160,7 @@ class Nano:
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         return build_feature_bank(
             visual,
-            self._source(distorted_captions=0.7),
+            self._source(BatchShape(ladders=BANK_LADDERS, distorted_captions=0.7, ladder_odds=BANK_LADDER_ODDS)),
             plan,
             self.out / "features.safetensors",
             mean=preprocess.mean,
@@ -173,8 +182,8 @@ class Nano:
         if not path.is_file():
             pair = encode_texts(clip, tokenizer, ANTONYMS[0])
 
-            def evaluate(perceptual: nn.Module) -> float:
-                return self._agreement(perceptual, features, pair)["choice"]
+            def evaluate(perceptual: nn.Module) -> dict[str, float]:
+                return self._agreement(perceptual, features, pair)
 
             def encode(sentences: Sequence[str]) -> Tensor:
                 # long captions are cut to the context, as in pre-training
@@ -233,8 +242,8 @@ class Nano:
         )  # fmt: skip
         return PromptSet((ScorePrompts(spec, context if chosen == COOP else None),), scale), card
 
-    def _source(self, distorted_captions: float = 0.0) -> BatchSource:
-        b, shape = self.banks, BatchShape(ladders=6, distorted_captions=distorted_captions, ladder_odds=LADDER_ODDS)
+    def _source(self, shape: BatchShape) -> BatchSource:
+        b = self.banks
         return BatchSource(b.splits.fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=self.config.seed)
 
     @torch.no_grad()

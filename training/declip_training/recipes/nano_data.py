@@ -46,6 +46,11 @@ class Sources:
         )
 
     @property
+    def validation(self) -> list[Path]:
+        """Kodak's 24 photos, for ladders that choices are made by."""
+        return self._photos("codec-corpus/kodak/*.png", least=24)
+
+    @property
     def judging(self) -> list[Path]:
         """81 photos that no training step sees, for judging: CID22 validation and each fifth of BSDS500 test."""
         sharp = self._photos("codec-corpus/CID22/CID22-512/validation/*.png", least=41)
