@@ -70,7 +70,8 @@ class BatchShape:
 
     ``distorted_captions`` is the share of captioned photos that are distorted: with it a photo has a perceptual
     description (the distortion) and a semantic one (the caption) that vary independently, which is I&2T.
-    ``ladder_odds`` makes ladders of a kind more frequent; 1 where it says nothing.
+    ``ladder_odds`` makes ladders of a kind more frequent; 1 where it says nothing. ``scaling`` below 1 scales ladders
+    down by nearly as much as whole photos more often than by less.
     """
 
     rated: tuple[int, int, int] = (11, 9, 20)
@@ -79,6 +80,7 @@ class BatchShape:
     extra_captions: int = 32
     distorted_captions: float = 0.0
     ladder_odds: Mapping[str, float] = field(default_factory=dict)
+    scaling: float = 1.0
 
 
 class BatchSource:
@@ -86,7 +88,7 @@ class BatchSource:
 
     ``rated_pixels`` row i belongs to ``rated[i]``, ``captioned_pixels`` likewise. Ladders start from photos of good
     quality: one of the ``clean`` banks is drawn, then a photo of it. A bank with a larger side holds its photos closer
-    to what their files hold, and a cut through one is scaled down by any factor up to what the tower scales it by.
+    to what their files hold, and a cut through one is scaled down by a factor up to what a whole photo is scaled by.
     """
 
     def __init__(
@@ -139,7 +141,8 @@ class BatchSource:
     def _window(self, crop: int, rng: np.random.Generator) -> Pixels:
         """A square cut through a clean photo, of ``crop`` pixels or more."""
         bank = self._clean[int(rng.integers(len(self._clean)))]
-        factor = rng.uniform(1.0, bank.shape[1] / self._rated_pixels.shape[1])
+        most = bank.shape[1] / self._rated_pixels.shape[1]
+        factor = 1.0 + (most - 1.0) * rng.random() ** self._shape.scaling
         return _random_crop(bank[rng.integers(len(bank))], round(crop * factor), rng)
 
 

@@ -44,10 +44,9 @@ MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
 # what scaling down hides best, compression and blown highlights, is shown most
 LADDER_ODDS = {"jpeg": 2.5, "overexposure": 2.0}
 # The tower's embedding tells compression better than its cosine with two sentences does: the projector's to learn.
-BANK_LADDER_ODDS = {"jpeg": 8.0, "overexposure": 2.0}
-BANK_LADDERS = 12
+BANK_SHAPE = BatchShape(ladders=12, distorted_captions=0.7, ladder_odds={"jpeg": 8.0, "overexposure": 2.0}, scaling=0.4)
 BANK_BATCHES = 320
-BANK_CROPS = (192, 224)
+BANK_CROPS = (224,)
 LADDER_PHOTOS = 20
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
 WORTHWHILE = 0.002  # less than this and prompts that a person can read are worth more
@@ -160,7 +159,7 @@ class Nano:
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         return build_feature_bank(
             visual,
-            self._source(BatchShape(ladders=BANK_LADDERS, distorted_captions=0.7, ladder_odds=BANK_LADDER_ODDS)),
+            self._source(BANK_SHAPE),
             plan,
             self.out / "features.safetensors",
             mean=preprocess.mean,
@@ -257,7 +256,9 @@ class Nano:
     def _agreement(
         self, perceptual: nn.Module, features: ValidationFeatures, pairs: Tensor, scale: float = 1.0
     ) -> dict[str, float]:
-        """SRCC on validation by subset, mean Spearman of ladders, and ``choice``, the mean of both.
+        """SRCC on validation by subset, Spearman of ladders (mean of all, and of the worst kind), and ``choice``.
+
+        That is the mean of the subsets' SRCC and the worst kind of ladders: a score is trusted as far as that goes.
 
         ``pairs`` is [2, D] or [P, 2, D], averaged at ``scale``.
         """
@@ -272,10 +273,10 @@ class Nano:
 
         result = by_subset(score(features.rated), self.mos, self.subsets)
         order = np.arange(features.ladders.shape[1])
-        result["ladder"] = float(
-            np.mean([stats.spearmanr(order, -rungs).statistic for rungs in score(features.ladders)])
-        )
-        result["choice"] = (result["mean"] + result["ladder"]) / 2
+        each = np.array([stats.spearmanr(order, -rungs).statistic for rungs in score(features.ladders)])
+        result["ladder"] = float(each.mean())
+        result["worst"] = float(each.reshape(-1, len(DISTORTIONS)).mean(axis=0).min())
+        result["choice"] = (result["mean"] + result["worst"]) / 2
         return {k: round(v, 4) for k, v in result.items()}
 
     def _log(self, stage: str) -> Callable[[dict[str, float]], None]:
