@@ -19,6 +19,7 @@ VERBS = {
     "pack": "Turn such a folder back into an engine.",
     "cache": "Show or clear the cache of compiled models.",
     "export": "Make an engine from an open_clip tower.",
+    "evaluate": "Compare scores with people's opinions on public data sets.",
     "benchmark": "Measure how fast this machine scores.",
     "recipe": "Train a bundled engine again from public data.",
 }

@@ -1,0 +1,276 @@
+"""``declip evaluate`` from the command line: numbers, files, engines side by side, and what can go wrong."""
+
+from __future__ import annotations
+
+import csv
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from declip_runtime.engine_file import EngineFile
+from declip_runtime.engine_writer import write_engine
+from declip_runtime.manifest import ScoreSpec
+from declip_runtime.scorer import Scorer
+from declip_sdk.cli import run
+
+from .command import TINY, in_terminal, start
+from .conftest import save_picture
+
+FAKE = ("--backend", "fake")
+PHOTOS = 12
+
+
+@pytest.fixture
+def koniq(tmp_path: Path) -> Path:
+    """KonIQ-10k with a dozen test photos and one of another set."""
+    root = tmp_path / "KonIQ"
+    (root / "1024x768").mkdir(parents=True)
+    rows = ["image_name,MOS,SD,set"]
+    for i in range(PHOTOS + 1):
+        save_picture(root / "1024x768" / f"{i}.jpg", i)
+        rows.append(f"{i}.jpg,{(i * 7) % 13 + i / 3},0.5,{'test' if i < PHOTOS else 'training'}")
+    (root / "koniq10k_distributions_sets.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture
+def para(tmp_path: Path) -> Path:
+    """PARA with five test photos."""
+    root = tmp_path / "PARA"
+    (root / "annotation").mkdir(parents=True)
+    columns = ("aestheticScore", "qualityScore", "compositionScore", "colorScore", "dofScore", "lightScore",
+               "isObjectEmphasis")  # fmt: skip
+    rows = [",".join(["imageName", "sessionId", *(f"{name}_mean" for name in columns)])]
+    for i in range(5):
+        (root / "imgs" / f"session{i}").mkdir(parents=True)
+        save_picture(root / "imgs" / f"session{i}" / "a.jpg", i)
+        rows.append(",".join(["a.jpg", f"session{i}", *(str((i * 3 + k) % 5) for k in range(len(columns)))]))
+    (root / "annotation" / "PARA-GiaaTest.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def other(path: Path, *names: str, name: str = "other") -> Path:
+    """The tiny engine under another name with other scores."""
+    tiny = EngineFile.open(TINY)
+    specs = tuple(ScoreSpec(n, "quality", (("Good photo.", "Bad photo."),)) for n in names)
+    entries = {entry: tiny.read(entry) for entry in tiny.manifest.entries}
+    return write_engine(path, replace(tiny.manifest, name=name, scores=specs), entries).path
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def opinions(koniq: Path) -> dict[str, float]:
+    with (koniq / "koniq10k_distributions_sets.csv").open(newline="") as stream:
+        return {row["image_name"]: float(row["MOS"]) for row in csv.DictReader(stream) if row["set"] == "test"}
+
+
+def test_the_numbers_are_those_of_scorer_and_scipy(koniq: Path, tmp_path: Path, capfd: Any) -> None:
+    out = tmp_path / "out"
+    assert run(["evaluate", str(TINY), *FAKE, "--data", f"koniq={koniq}", "-o", str(out)]) == 0
+    captured = capfd.readouterr()
+    mos = opinions(koniq)
+    with Scorer(TINY, backend="fake") as scorer:
+        scores = scorer.score([koniq / "1024x768" / name for name in mos])["quality"].astype(np.float64)
+    row, *paper = rows(out)
+    y = np.array(list(mos.values()))
+    assert float(row["srcc"]) == pytest.approx(stats.spearmanr(scores, y).statistic, abs=1e-12)
+    assert float(row["krcc"]) == pytest.approx(stats.kendalltau(scores, y).statistic, abs=1e-12)
+    assert float(row["plcc"]) == pytest.approx(stats.pearsonr(scores, y).statistic, abs=1e-12)
+    assert (row["n"], row["split"], row["score"], row["source"]) == ("12", "test", "quality", "declip-tiny")
+    assert row["engine_id"] == EngineFile.open(TINY).id
+    assert [(p["source"], p["srcc"], p["plcc"]) for p in paper] == [
+        ("paper, table 2: CLIP", "0.327", "0.352"),
+        ("paper, table 2: DeCLIP", "0.602", "0.593"),
+    ]
+    srcc = f"{float(row['srcc']):.3f}"
+    assert re.search(rf"declip-tiny +quality +12 +{srcc} ", captured.out)
+    assert "KonIQ-10k · test · overall" in captured.out
+    assert re.search(r"paper, table 2: DeCLIP +0\.602 +0\.593", captured.out)
+    assert "made up by the fake backend" in captured.err
+    assert f"| KonIQ-10k | test | overall | 0.327 | 0.602 |  | {srcc} |" in (out / "results.md").read_text()
+    with Image.open(out / "koniq.png") as picture:
+        assert min(picture.size) > 300
+    assert sorted(p.name for p in out.iterdir()) == ["koniq.png", "results.csv", "results.md", "scores"]
+
+
+def test_engines_stand_side_by_side_with_their_attributes(koniq: Path, para: Path, tmp_path: Path, capfd: Any) -> None:
+    clip = other(tmp_path / "clip.engine", "quality", "light", "color", name="CLIP")
+    declip = other(tmp_path / "declip.engine", "aesthetic", "quality", "composition", name="DeCLIP")
+    out = tmp_path / "out"
+    data = ["--data", f"para={para}", "--data", f"koniq={koniq}"]
+    assert run(["evaluate", str(clip), str(declip), *FAKE, *data, "--draws", "0", "-o", str(out)]) == 0
+    captured = capfd.readouterr()
+    found = [(r["dataset"], r["target"], r["source"]) for r in rows(out) if not r["source"].startswith("paper")]
+    assert found == [
+        ("para", "overall", "CLIP"), ("para", "overall", "DeCLIP"), ("para", "color", "CLIP"),
+        ("para", "composition", "DeCLIP"), ("para", "light", "CLIP"), ("para", "quality", "CLIP"),
+        ("para", "quality", "DeCLIP"), ("koniq", "overall", "CLIP"), ("koniq", "overall", "DeCLIP"),
+    ]  # fmt: skip
+    assert {r["srcc_low"] for r in rows(out)} == {""}
+    assert "CLIP has no score called composition, depth_of_field, object_emphasis: not compared on PARA" in captured.err
+    assert [r["srcc"] for r in rows(out) if r["target"] == "light"][1:] == ["0.488", "0.591"]
+
+
+def test_engines_of_one_name_are_told_apart(koniq: Path, tmp_path: Path, capfd: Any) -> None:
+    one, two = other(tmp_path / "one.engine", "quality"), other(tmp_path / "two.engine", "aesthetic")
+    data = ["--data", f"koniq={koniq}"]
+    assert run(["evaluate", str(one), str(two), *FAKE, *data, "--draws", "0"]) == 0
+    out = capfd.readouterr().out
+    assert "other (one)" in out
+    assert "other (two)" in out
+    assert run(["evaluate", str(one), str(one), *FAKE, *data]) == 2
+    assert "one engine stands there twice" in capfd.readouterr().err
+
+
+def test_without_an_engine_the_bundled_one_is_evaluated(koniq: Path, capfd: Any) -> None:
+    assert run(["evaluate", *FAKE, "--data", f"koniq={koniq}", "--draws", "0"]) == 0
+    assert "declip-nano" in capfd.readouterr().out
+
+
+def test_a_second_table_is_made_from_the_cache(koniq: Path, tmp_path: Path, capfd: Any, monkeypatch: Any) -> None:
+    arguments = ["evaluate", str(TINY), *FAKE, "--data", f"koniq={koniq}", "-o", str(tmp_path / "out")]
+    assert run(arguments) == 0
+    first = (tmp_path / "out" / "results.csv").read_bytes()
+    monkeypatch.setattr("declip_training.evaluation.scoring.Settings.scorer", None)  # calling it would fail
+    assert run(arguments) == 0
+    assert (tmp_path / "out" / "results.csv").read_bytes() == first
+    assert run([*arguments, "--draws", "7", "--cache", str(tmp_path / "out" / "scores")]) == 0
+    assert (tmp_path / "out" / "results.csv").read_bytes() != first
+
+
+def test_broken_images_are_listed_counted_and_left_out(koniq: Path, tmp_path: Path, capfd: Any) -> None:
+    for i in range(7):
+        (koniq / "1024x768" / f"{i}.jpg").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    assert run(["evaluate", str(TINY), *FAKE, "--data", f"koniq={koniq}", "-o", str(out)]) == 1
+    captured = capfd.readouterr()
+    assert captured.err.count("is not an image") == 5
+    assert "KonIQ-10k: 7 of 12 images failed and are left out; 2 are not named here" in captured.err
+    assert "7 images could not be scored and were left out" in captured.out
+    assert (rows(out)[0]["n"], rows(out)[0]["failed"]) == ("5", "7")
+    failed = list(csv.DictReader((out / "failed.csv").open(newline="")))
+    assert [row["image"] for row in failed] == [f"1024x768/{i}.jpg" for i in range(7)]
+    assert all("0.jpg" in row["error"] or "is not an image" in row["error"] for row in failed)
+    for i in range(7):
+        save_picture(koniq / "1024x768" / f"{i}.jpg", i)
+    assert run(["evaluate", str(TINY), *FAKE, "--data", f"koniq={koniq}", "-o", str(out)]) == 0
+    assert not (out / "failed.csv").exists()
+
+
+def test_missing_images_need_to_be_allowed(koniq: Path, tmp_path: Path, capfd: Any) -> None:
+    (koniq / "1024x768" / "3.jpg").unlink()
+    arguments = ["evaluate", str(TINY), *FAKE, "--data", f"koniq={koniq}", "-o", str(tmp_path / "out")]
+    assert run(arguments) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert "1 of 12 images in its table are not on disk (1024x768/3.jpg)" in error
+    assert not (tmp_path / "out").exists()
+    assert run([*arguments, "--allow-missing"]) == 0
+    captured = capfd.readouterr()
+    assert "KonIQ-10k: 1 of 12 images are not on disk and are left out, as 1024x768/3.jpg" in captured.err
+    assert "1 images in its table are not on disk" in captured.out
+    assert (rows(tmp_path / "out")[0]["n"], rows(tmp_path / "out")[0]["missing"]) == ("11", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "there is no data set. Give one as --data NAME=PATH"),
+        (["--data", "koniq"], "--data koniq: give a data set and its folder"),
+        (["--data", "koniq="], "give a data set and its folder"),
+        (["--data", "konik=x"], "there is no data set 'konik'. Did you mean koniq? There are: live, csiq, "),
+        (["--data", "koniq=nowhere"], "KonIQ-10k: nowhere is not a folder. Get images from database.mmsp-kn.de"),
+        (["--data", "koniq={koniq}", "--data", "koniq={koniq}"], "stands there twice"),
+        (["--data", "koniq={koniq}", "--score", "beauty"], "declip-tiny has no such score. It gives: quality, bright"),
+        (["--data", "koniq={koniq}", "--split", "validation"], "KonIQ-10k has 0 photos|has no photos"),
+        (["--data", "koniq={koniq}", "-o", "{koniq}/koniq10k_distributions_sets.csv"], "is a file. Name a folder"),
+        (["--data", "koniq={koniq}", "--backend", "nothing"], "nothing"),
+        (["--data", "koniq={koniq}", ""], "one of the engines is an empty path"),
+        (["--data", "koniq={koniq}", "no.engine"], "no.engine"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_one_line(arguments: list[str], told: str, koniq: Path, capfd: Any) -> None:
+    filled = [argument.format(koniq=koniq) for argument in arguments]
+    engine = [] if any(a.endswith("engine") or not a for a in filled) else [str(TINY)]
+    assert run(["evaluate", *engine, *filled]) == 2
+    captured = capfd.readouterr()
+    assert any(part in captured.err for part in told.split("|"))
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_named_score_is_compared(koniq: Path, tmp_path: Path) -> None:
+    arguments = ["evaluate", str(TINY), *FAKE, "--data", f"koniq={koniq}", "-o", str(tmp_path / "out")]
+    assert run([*arguments, "--score", "sharpness", "--views", "2", "--exact"]) == 0
+    row = rows(tmp_path / "out")[0]
+    assert (row["score"], row["views"], row["decode"]) == ("sharpness", "2", "exact")
+
+
+def test_data_sets_are_listed_with_layout_and_source(capfd: Any) -> None:
+    from declip_training.evaluation.datasets import DATASETS
+
+    assert run(["evaluate", "--datasets"]) == 0
+    out = capfd.readouterr().out
+    for dataset in DATASETS.values():
+        assert f"{dataset.name}: {dataset.title}\n" in out
+        assert all(file in out for file in dataset.layout)
+        assert dataset.source in out
+
+
+def test_a_killed_run_says_how_to_go_on_and_does(koniq: Path, tmp_path: Path) -> None:
+    for i in range(13, 400):  # enough that it is still busy when the first scores are there
+        save_picture(koniq / "1024x768" / f"{i}.jpg", i)
+    with (koniq / "koniq10k_distributions_sets.csv").open("a") as table:
+        table.writelines(f"{i}.jpg,{i / 4},0.5,test\n" for i in range(13, 400))
+    arguments = ["evaluate", TINY, *FAKE, "--views", "60", "--data", f"koniq={koniq}", "-o", tmp_path / "out"]
+    process = start(*arguments)
+    until = time.monotonic() + 60
+    while not _cached(tmp_path / "out" / "scores") and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert b"the same command goes on with the rest\ndeclip: interrupted\n" in error
+    done = _cached(tmp_path / "out" / "scores")
+    assert 0 < done < 399
+    assert not (tmp_path / "out" / "results.csv").exists()
+    assert start(*arguments).wait(timeout=120) == 0
+    assert _cached(tmp_path / "out" / "scores") == 399
+    assert rows(tmp_path / "out")[0]["n"] == "399"
+
+
+def _cached(folder: Path) -> int:
+    return max(0, sum(file.read_bytes().count(b"\n") for file in folder.glob("*.jsonl")) - 1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX terminal")
+def test_a_narrow_terminal_leaves_out_intervals(koniq: Path) -> None:
+    arguments = ("evaluate", TINY, *FAKE, "--data", f"koniq={koniq}", "--draws", "20")
+    code, narrow = in_terminal(*arguments, columns=80)
+    assert code == 0
+    assert "95 %" not in narrow
+    assert "0.602" in narrow
+    assert " to " in in_terminal(*arguments, columns=140)[1]
+
+
+def test_without_scipy_the_extra_is_named() -> None:
+    program = (
+        "import sys\nsys.modules['scipy'] = None\nfrom declip_sdk.cli import run\n"
+        "sys.exit(run(['evaluate', '--datasets']) or run(['evaluate', '--data', 'koniq=x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "declip: Evaluating needs SciPy. Run: pip install 'declip-sdk[train]'\n"

@@ -1,0 +1,264 @@
+"""Every reader finds the right score for the right image in the right direction, and says what is wrong."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from declip_runtime.errors import TrainingError
+from declip_training.evaluation.datasets import DATASETS, collect
+from declip_training.evaluation.datasets.tfrecord import masked_crc32c, read_examples
+
+from .miniatures import MINIATURES, Miniature, draw, number_in, write_examples
+
+
+@pytest.fixture(scope="session")
+def miniatures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Miniature]]:
+    found = {}
+    for name, make in MINIATURES.items():
+        root = tmp_path_factory.mktemp(name)
+        found[name] = root, make(root)
+    return found
+
+
+@pytest.fixture
+def copy(miniatures: dict[str, tuple[Path, Miniature]], tmp_path: Path) -> object:
+    """A data set that a test may damage."""
+
+    def of(name: str) -> Path:
+        return Path(shutil.copytree(miniatures[name][0], tmp_path / name))
+
+    return of
+
+
+def test_there_is_a_miniature_of_every_data_set() -> None:
+    assert set(MINIATURES) == set(DATASETS)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_right_score_for_the_right_image(name: str, miniatures: dict[str, tuple[Path, Miniature]]) -> None:
+    root, expected = miniatures[name]
+    found = collect(DATASETS[name], root)
+    scores = {number_in(photo.path): photo.score for photo in found.photos}
+    assert scores == pytest.approx(expected.scores)
+    assert len(found.photos) == len(scores)
+    assert stats.spearmanr(list(scores), list(scores.values())).statistic == pytest.approx(1)  # higher is better
+    assert {photo.split for photo in found.photos} == {found.split} == {"test" if DATASETS[name].splits else "all"}
+    assert found.missing == ()
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_other_splits_all_groups_attributes_and_references(
+    name: str, miniatures: dict[str, tuple[Path, Miniature]]
+) -> None:
+    root, expected = miniatures[name]
+    assert set(DATASETS[name].splits) == ({"test", *expected.others} if expected.others else set())
+    for split, scores in expected.others.items():
+        found = collect(DATASETS[name], root, split)
+        assert {number_in(p.path): p.score for p in found.photos} == pytest.approx(scores)
+        assert found.split == split
+    everything = collect(DATASETS[name], root, "all")
+    union = {**expected.scores, **{n: s for scores in expected.others.values() for n, s in scores.items()}}
+    assert {number_in(p.path): p.score for p in everything.photos} == pytest.approx(union)
+    test = collect(DATASETS[name], root).photos
+    assert {number_in(p.path): p.group for p in test if p.group} == expected.groups
+    assert {number_in(p.path): p.attributes for p in test if p.attributes} == expected.attributes
+    assert all((p.reference is not None and p.reference.is_file()) == expected.references for p in test)
+
+
+def test_references_are_those_of_the_table(miniatures: dict[str, tuple[Path, Miniature]]) -> None:
+    names = {
+        name: [p.reference.name for p in collect(DATASETS[name], miniatures[name][0]).photos[:3] if p.reference]
+        for name in ("live", "csiq", "tid2013", "kadid")
+    }
+    assert names == {
+        "live": ["sailing1.bmp", "bikes.bmp", "sailing1.bmp"],
+        "csiq": ["1600.png", "boston.png", "boston.png"],
+        "tid2013": ["I01.BMP", "I02.BMP", "i25.bmp"],
+        "kadid": ["I01.png", "I01.png", "I01.png"],
+    }
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_missing_table_names_itself_and_the_source(
+    name: str, miniatures: dict[str, tuple[Path, Miniature]], tmp_path: Path
+) -> None:
+    root, expected = miniatures[name]
+    assert expected.tables
+    for table in expected.tables:
+        hidden = (root / table).rename(tmp_path / "hidden")
+        try:
+            with pytest.raises(TrainingError) as error:
+                collect(DATASETS[name], root)
+        finally:
+            hidden.rename(root / table)
+        assert str(root / table) in str(error.value)
+        assert DATASETS[name].source in str(error.value) or "Clone github.com" in str(error.value)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_nothing_at_the_path_is_told_once(name: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=re.escape(f"{tmp_path / 'no'} is not a folder. {DATASETS[name].source}")):
+        collect(DATASETS[name], tmp_path / "no")
+    with pytest.raises(TrainingError, match="incomplete"):
+        collect(DATASETS[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"biq2021"}))
+def test_missing_images_are_counted_and_left_out_only_on_request(
+    name: str, miniatures: dict[str, tuple[Path, Miniature]], tmp_path: Path
+) -> None:
+    root, expected = miniatures[name]
+    photos = collect(DATASETS[name], root).photos
+    hidden = [(photo.path, photo.path.rename(tmp_path / str(i))) for i, photo in enumerate(photos[:2])]
+    try:
+        with pytest.raises(TrainingError) as error:
+            collect(DATASETS[name], root)
+        found = collect(DATASETS[name], root, allow_missing=True)
+    finally:
+        for path, elsewhere in hidden:
+            elsewhere.rename(path)
+    told = str(error.value)
+    assert f"2 of {len(photos)} images in its table are not on disk ({Path(photos[0].name).parent}" in told
+    assert DATASETS[name].source in told
+    assert "--allow-missing" in told
+    assert len(found.missing) == 2
+    left = {number_in(p.path): p.score for p in found.photos}
+    assert left == pytest.approx({n: s for n, s in expected.scores.items() if n in left})
+    assert len(left) == len(photos) - 2
+
+
+def test_all_images_missing_is_an_error_whatever_is_allowed(copy: object) -> None:
+    root = copy("kadid")  # type: ignore[operator]
+    for path in (root / "images").glob("I01_*"):
+        path.unlink()
+    with pytest.raises(TrainingError, match="4 of 4 images") as error:
+        collect(DATASETS["kadid"], root, allow_missing=True)
+    assert "--allow-missing" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "old", "new", "told"),
+    [
+        ("kadid", "dmos.csv", ",2.5,", ",nan,", "line 3 of .*dmos.csv: the score of images/I01_02_05.png is nan"),
+        ("kadid", "dmos.csv", ",2.5,", ",n/a,", "line 3 of .*dmos.csv: dmos is 'n/a', not a number"),
+        ("kadid", "dmos.csv", ",2.5,", ",,", "line 3 of .*dmos.csv: dmos is empty"),
+        ("kadid", "dmos.csv", "I01_02", "I01_01", "line 3 of .*dmos.csv: images/I01_01_05.png stands in line 2 of"),
+        ("kadid", "dmos.csv", ",dmos,", ",mos,", "has no column dmos; it has dist_img, ref_img, mos, var"),
+        ("koniq", "koniq10k_distributions_sets.csv", '"test"', '"tset"', "says 'tset'"),
+        ("koniq", "koniq10k_distributions_sets.csv", ',"set"', "", "has no column set"),
+        ("tid2013", "mos_with_names.txt", "2.25000 ", "2.25000", "line 2 of .*: the name is empty"),
+        ("ava", "AVA.txt", "3 953 0 0 0 3 0 1 0", "3 953 0 0 0 0 0 0 0", "every vote on image 953"),
+        ("ava", "AVA.txt", " 1 22 1396", " 1 22", "has 14 of 15 columns"),
+        ("para", "annotation/PARA-GiaaTest.csv", "session2,animal,0,1.8", "session2,animal,0,inf", "line 3 .* is inf"),
+        ("eva", "data/votes_filtered.csv", "=E136=2=", "=E136=two=", "line 4 of .*: the score is 'two'"),
+        ("biq2021", "Test (Images and MOS).csv", ",0.2", ",good", "Test .Images and MOS..csv cannot be read"),
+        ("biq2021", "Test (Images and MOS).csv", ",MOS", ",Score", "Test .Images and MOS..csv cannot be read"),
+        ("biq2021", "Test (Images and MOS).csv", ",0.2", ",nan", r"the score of Images/ss03 \(2\).JPG is nan"),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_read_are_named(name: str, table: str, old: str, new: str, told: str, copy: object) -> None:
+    root = copy(name)  # type: ignore[operator]
+    text = (root / table).read_text(encoding="utf-8")
+    assert old in text
+    (root / table).write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(TrainingError, match=told):
+        collect(DATASETS[name], root)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("content", [b"", b"\xff\x00garbage\x9c" * 30, b"<html>Sign in</html>\n"])
+def test_tables_that_are_something_else_are_one_clear_error(
+    name: str, content: bytes, copy: object, miniatures: dict[str, tuple[Path, Miniature]]
+) -> None:
+    root = copy(name)  # type: ignore[operator]
+    table = miniatures[name][1].tables[0]
+    (root / table).write_bytes(content)
+    with pytest.raises(TrainingError) as error:
+        collect(DATASETS[name], root)
+    assert Path(table).name in str(error.value) or "no photos" in str(error.value)
+
+
+def test_a_git_lfs_pointer_is_recognised(copy: object) -> None:
+    root = copy("richhf")  # type: ignore[operator]
+    (root / "test.tfrecord").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
+    with pytest.raises(TrainingError, match="pointer to the file\\. Run `git lfs pull`"):
+        collect(DATASETS["richhf"], root)
+
+
+def test_splits_that_nobody_published_are_refused(miniatures: dict[str, tuple[Path, Miniature]]) -> None:
+    with pytest.raises(TrainingError, match="LIVE has no official train split\\. It has: none, only all"):
+        collect(DATASETS["live"], miniatures["live"][0], "train")
+    with pytest.raises(TrainingError, match="AVA has no official validation split\\. It has: test, train, all"):
+        collect(DATASETS["ava"], miniatures["ava"][0], "validation")
+
+
+def test_live_of_another_length_is_refused(copy: object) -> None:
+    from scipy.io import savemat
+
+    root = copy("live")  # type: ignore[operator]
+    savemat(root / "dmos.mat", {"dmos": np.zeros((1, 981)), "orgs": np.zeros((1, 981))})
+    with pytest.raises(TrainingError, match="981 opinions, 981 marks of originals and 982 names for 982 images"):
+        collect(DATASETS["live"], root)
+
+
+def test_of_two_names_that_differ_in_case_the_exact_one_is_taken(copy: object) -> None:
+    root = copy("kadid")  # type: ignore[operator]
+    draw(root / "images" / "i01_01_05.PNG", 25)
+    if len(list((root / "images").iterdir())) == 5:
+        pytest.skip("this file system does not tell the names apart")
+    assert [number_in(p.path) for p in collect(DATASETS["kadid"], root).photos] == [1, 2, 3, 4]
+
+
+def test_koniq_takes_the_small_images_only_where_there_are_no_large_ones(copy: object) -> None:
+    root = copy("koniq")  # type: ignore[operator]
+    (root / "1024x768" / "91.jpg").unlink()
+    with pytest.raises(TrainingError, match=r"1 of 3 images .* \(1024x768/91.jpg\)"):
+        collect(DATASETS["koniq"], root)  # not one image of another size among them
+    shutil.rmtree(root / "1024x768")
+    assert collect(DATASETS["koniq"], root).photos[0].name == "512x384/91.jpg"
+
+
+# --- TFRecord
+
+
+def test_the_checksum_is_tensorflows() -> None:
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c as theirs
+
+    for data in (b"", b"a", bytes(range(256)), (1234).to_bytes(8, "little")):
+        assert masked_crc32c(data) == theirs(data)
+
+
+def test_all_kinds_of_lists_are_read(tmp_path: Path) -> None:
+    examples = [{"text": "é".encode(), "number": 0.1, "ints": [0, 300, 2**40]}, {"text": b"", "number": -2.5}, {}]
+    write_examples(tmp_path / "x.tfrecord", examples)
+    first, second, third = read_examples(tmp_path / "x.tfrecord")
+    assert first == {"text": ["é".encode()], "number": [pytest.approx(0.1)], "ints": [0, 300, 2**40]}
+    assert second == {"text": [b""], "number": [-2.5]}
+    assert third == {}
+
+
+@pytest.mark.parametrize("kept", [5, 12, 40, -1])
+def test_a_truncated_file_is_told_and_not_read_short(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "x.tfrecord"
+    write_examples(path, [{"text": b"x" * 50}])
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(TrainingError, match="record 1"):
+        list(read_examples(path))
+
+
+def test_damage_in_the_framing_or_a_message_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.tfrecord"
+    write_examples(path, [{"text": b"x" * 50}])
+    good = path.read_bytes()
+    path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    with pytest.raises(TrainingError, match="damaged at record 1"):
+        list(read_examples(path))
+    path.write_bytes(good[:13] + b"\xff" + good[14:])
+    with pytest.raises(TrainingError, match=r"no tf\.train\.Example"):
+        list(read_examples(path))
