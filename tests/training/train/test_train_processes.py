@@ -1,0 +1,64 @@
+"""Two processes that train together give what one gives."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from .conftest import declip, environment
+
+OPTIONS = (
+    "--pretrained random --epochs 12 --batch 40 --lr 3e-3 --latent 16 --validation 0.2 --precision fp32 --threads 1"
+)
+
+
+def together(arguments: list[str | Path], size: int = 2) -> list[tuple[int, str, str]]:
+    """Run the same command in ``size`` processes, as torchrun does; exit code, output and errors of each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {**environment(), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
+    started = [declip(arguments, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)]
+    ended = [process.communicate(timeout=120) for process in started]
+    return [(process.returncode, *texts) for process, texts in zip(started, ended, strict=True)]
+
+
+@pytest.mark.parametrize("extra", ["--clip-norm 0.5", "--loss symmetric --learn-tau --weight-decay 0"])
+def test_two_gloo_processes_give_the_single_process_result(
+    extra: str, table: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    def command(folder: Path) -> list[str | Path]:
+        return ["train", table, "--tower", tiny_config, "-o", folder, *OPTIONS.split(), *extra.split()]
+
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    process = declip(command(alone))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    results = together(command(shared))
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert results[0][1].startswith(str(shared / "best.safetensors"))
+    assert results[1][1:] == ("", ""), "the first process speaks for both"
+
+    for name in ("images", "texts"):
+        assert np.array_equal(np.load(alone / "bank" / f"{name}.npy"), np.load(shared / "bank" / f"{name}.npy"))
+    one, two = (load_file(folder / "state.safetensors") for folder in (alone, shared))
+    assert one["module.heads.perceptual.down.weight"].abs().max() > 1e-2
+    for key, tensor in one.items():
+        if key.startswith("module"):
+            torch.testing.assert_close(two[key], tensor, atol=2e-5, rtol=1e-3, msg=lambda m, key=key: f"{key}: {m}")
+    logs = [[json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()] for f in (alone, shared)]
+    assert logs[0][-1]["validation"] == pytest.approx(logs[1][-1]["validation"], rel=1e-4)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(table: Path, tiny_config: Path, tmp_path: Path) -> None:
+    results = together(
+        ["train", table, "--tower", tiny_config, "-o", tmp_path / "run", *OPTIONS.split(), "--batch", "41"]
+    )
+    assert [code for code, _, _ in results] == [2, 2]
+    assert "a batch of 41 cannot be shared by 2 processes" in results[0][2]

@@ -1,0 +1,250 @@
+"""The training loop over a feature source: eqs. 3 and 5 to 7, AdamW, and everything a resumed run needs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from declip_runtime.errors import TrainingError
+from declip_training.losses import image_to_text as plain_loss
+from declip_training.model.projector import Projector
+from declip_training.state import load_state, save_state
+
+from .bank import Progress
+from .contrast import image_to_text, symmetric
+from .files import replacing
+from .run_folder import RunFolder
+from .schedule import Rows, epoch_order, learning_rate
+from .settings import TrainSettings
+from .source import FeatureSource
+from .world import World
+
+_LARGEST_SCALE = 100.0  # CLIP's bound on 1 / tau
+
+
+class Heads(nn.Module):
+    """The two projectors and the temperature, which is learned only if it is asked for."""
+
+    def __init__(self, dim: int, settings: TrainSettings) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.perceptual = Projector(dim, settings.latent, settings.activation)
+            self.semantic = Projector(dim, settings.latent, settings.activation)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(settings.tau)), requires_grad=settings.learn_tau)
+
+    @property
+    def tau(self) -> float:
+        """The temperature as it is now."""
+        return math.exp(-float(self.log_scale.detach()))
+
+
+class Best(nn.Module):
+    """The lowest validation loss so far and the number of its step; tensors, so that the state keeps them."""
+
+    loss: Tensor
+    step: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("loss", torch.tensor(math.inf, dtype=torch.float64))
+        self.register_buffer("step", torch.tensor(-1))
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """Who is told what, and how often, in steps. None of it decides a weight."""
+
+    progress: Progress = lambda stage, done, total: None
+    scalars: Callable[[int, dict[str, float]], None] = lambda step, values: None
+    log_every: int = 50
+    save_every: int = 250
+
+
+class Trainer:
+    """Trains ``heads`` on rows of ``source``: ``split`` is (those trained on, those that choose the best step).
+
+    ``save`` writes a checkpoint of the heads to a path. In every process of a ``world`` the same; the first writes.
+    """
+
+    def __init__(
+        self,
+        heads: Heads,
+        source: FeatureSource,
+        split: tuple[Rows, Rows],
+        settings: TrainSettings,
+        folder: RunFolder,
+        save: Callable[[Heads, Any], None],
+        world: World,
+        device: torch.device,
+        reporting: Reporting,
+    ) -> None:
+        (self._train, validation), self._settings = split, settings
+        self._heads, self._source = heads.to(device), source
+        self._folder, self._save, self._world, self._device = folder, save, world, device
+        self._report, self._best = reporting, Best()
+        self.steps_per_epoch = steps_per_epoch(len(self._train), settings.batch, world.size)
+        self.steps = settings.epochs * self.steps_per_epoch
+        self._learned = [p for p in heads.parameters() if p.requires_grad]
+        decayed = [*heads.perceptual.parameters(), *heads.semantic.parameters()]
+        groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": settings.weight_decay}]
+        if settings.learn_tau:
+            groups.append({"params": [heads.log_scale], "weight_decay": 0.0})
+        self._optimizer = torch.optim.AdamW(groups, settings.lr, fused=True)
+        self._dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        self._order: tuple[int, Rows] = (-1, self._train)
+        self._judged = self._fetch(np.sort(validation), None) if len(validation) and world.leads else None
+
+    def run(self) -> dict[str, float]:
+        """Train, or go on, to the last step; returns the last losses and the best step.
+
+        Raises TrainingError for a loss or weights that are not finite, with the step and what is still good.
+        """
+        step = self._resume()
+        began, first = time.monotonic(), step
+        if step == 0:
+            self._evaluate(0)
+        losses: dict[str, float] = {}
+        while step < self.steps:
+            losses = self._one(step)
+            step += 1
+            self._require_finite(losses["loss"], step)
+            if not self._world.leads:
+                continue
+            rate = (step - first) / max(time.monotonic() - began, 1e-9)
+            self._report.progress("training", step, self.steps)
+            ends_epoch = step % self.steps_per_epoch == 0
+            if step % self._report.log_every == 0 or step == self.steps:
+                remaining = {"steps_per_s": round(rate, 3), "remaining_s": round((self.steps - step) / rate, 1)}
+                self._log(step, {**losses, "tau": self._heads.tau}, remaining)
+            if step == self.steps or (ends_epoch and step // self.steps_per_epoch % self._settings.evaluate_every == 0):
+                self._evaluate(step)
+            if step % self._report.save_every == 0 or step == self.steps:
+                self._keep(step)
+        self._world.wait()
+        best = {"best_step": float(self._best.step), "best_validation": float(self._best.loss)}
+        return {**losses, "tau": self._heads.tau, **best} if self._judged else {**losses, "tau": self._heads.tau}
+
+    def _resume(self) -> int:
+        """The number of finished steps, with everything as it was then."""
+        step = 0
+        if started := self._folder.state.is_file():
+            step = load_state(self._folder.state, {"heads": self._heads, "best": self._best}, self._optimizer)
+            for moments in self._optimizer.state.values():
+                moments.update({name: value.to(self._device) for name, value in moments.items()})
+        if self._world.leads:
+            self._folder.forget_after(step if started else -1)
+        return step
+
+    def _one(self, step: int) -> dict[str, float]:
+        """One step of the optimizer on a global batch."""
+        settings, heads = self._settings, self._heads
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            self._order = epoch, epoch_order(self._train, settings.seed, epoch)
+        # The loss does not know the order inside a batch; ascending rows lie close together on the disk.
+        rows = np.sort(self._order[1][within * settings.batch : (within + 1) * settings.batch])
+        share = settings.batch // self._world.size
+        first = self._world.rank * share
+        images, texts = self._fetch(rows[first : first + share], epoch)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+            projected = heads.perceptual(images), heads.semantic(images)
+        scale = heads.log_scale.exp()
+        losses = []
+        for side, own in zip(projected, texts, strict=True):
+            everyone = self._world.gather(own)
+            if settings.loss == "symmetric":
+                losses.append(symmetric(side.float(), everyone, scale, self._world))
+            else:
+                losses.append(image_to_text(side.float(), everyone, scale, first))
+        self._optimizer.zero_grad(set_to_none=True)
+        total = losses[0] + losses[1]
+        total.backward()
+        parts = torch.stack([total.detach(), *(loss.detach() for loss in losses)])
+        self._world.add_up([*(p.grad for p in self._learned if p.grad is not None), parts])
+        if settings.clip_norm:
+            nn.utils.clip_grad_norm_(self._learned, settings.clip_norm)
+        rate = learning_rate(step, self.steps, settings.lr, settings.schedule, settings.warmup)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        if settings.learn_tau:
+            with torch.no_grad():
+                heads.log_scale.clamp_(0, math.log(_LARGEST_SCALE))
+        return {**dict(zip(("loss", "perceptual", "semantic"), parts.tolist(), strict=True)), "lr": rate}
+
+    def _fetch(self, rows: Rows, epoch: int | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Images float32 [b, D]; T_p and T_s [b, D] in the dtype of matrix products."""
+        images = self._source.images(rows, epoch).to(self._device).float()
+        perceptual, semantic = self._source.texts(rows).to(self._device, self._dtype).unbind(1)
+        return images, (perceptual.contiguous(), semantic.contiguous())
+
+    def _evaluate(self, step: int) -> None:
+        """Validation loss at the first temperature, in FP32, and a new best checkpoint where it is the lowest."""
+        if not self._world.leads:
+            return
+        if self._judged is None:  # then the last is the best
+            if step == self.steps:
+                self._save(self._heads, self._folder.best)
+            return
+        scale = 1 / self._settings.tau
+        sums = {"perceptual": 0.0, "semantic": 0.0}
+        images, texts = self._judged
+        with torch.no_grad():
+            for start in range(0, len(images), self._settings.batch):
+                part = slice(start, start + self._settings.batch)
+                for (name, total), own in zip(list(sums.items()), texts, strict=True):
+                    unit = F.normalize(getattr(self._heads, name)(images[part]), dim=-1)
+                    sums[name] = total + float(plain_loss(unit, own[part].float(), scale)) * len(unit)
+        losses = {f"validation_{name}": total / len(images) for name, total in sums.items()}
+        losses["validation"] = sum(losses.values())
+        self._require_finite(losses["validation"], step)
+        best = losses["validation"] < float(self._best.loss)
+        if best:
+            self._best.loss.fill_(losses["validation"])
+            self._best.step.fill_(step)
+            self._save(self._heads, self._folder.best)
+        self._log(step, losses, {"best": best})
+
+    def _keep(self, step: int) -> None:
+        """Write the state, from which a killed run goes on."""
+        if not all(bool(torch.isfinite(p).all()) for p in self._learned):
+            self._require_finite(math.nan, step)
+        if step == self.steps:
+            self._save(self._heads, self._folder.last)
+        with replacing(self._folder.state) as partial:
+            save_state(partial, {"heads": self._heads, "best": self._best}, self._optimizer, step)
+
+    def _require_finite(self, loss: float, step: int) -> None:
+        if math.isfinite(loss):
+            return
+        good = [str(p) for p in (self._folder.best, self._folder.state) if p.is_file()]
+        left = f"Still good: {', '.join(good)}." if good else "Nothing was written yet."
+        raise TrainingError(
+            f"the loss or a weight is no finite number after step {step:,}. {left} Lower --lr or give --clip-norm 1, "
+            "with another folder for -o."
+        )
+
+    def _log(self, step: int, values: dict[str, float], more: dict[str, Any]) -> None:
+        self._folder.log({"step": step, "epoch": step / self.steps_per_epoch, **values, **more})
+        self._report.scalars(step, values)
+
+
+def steps_per_epoch(records: int, batch: int, processes: int) -> int:
+    """Full batches only: the loss depends on how many texts compete. The rest takes its turn in the next order."""
+    if batch % processes:
+        raise TrainingError(f"a batch of {batch} cannot be shared by {processes} processes. Give a multiple of them.")
+    if batch > records:
+        raise TrainingError(
+            f"a batch of {batch:,} is more than the {records:,} records to train on. Give --batch {records} or less, "
+            "or more records."
+        )
+    return records // batch

@@ -1,0 +1,230 @@
+"""One training run from records to checkpoints: the bank, the split, the loop."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from declip_runtime.errors import TrainingError
+from declip_training.evaluation.ladders import LADDERS
+from declip_training.i2t.records import read_records
+from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors
+
+from .bank import Bank, BankBuilder, Progress, records_sha256
+from .crops import RandomCrops
+from .files import replacing, write_json
+from .loop import Heads, Reporting, Trainer, steps_per_epoch
+from .report import disentanglement, measure
+from .report_files import write_report
+from .run_folder import RunFolder
+from .schedule import held_out
+from .settings import TrainSettings
+from .source import BankSource, FeatureSource, LiveSource
+from .towers import Towers
+from .world import World
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as it was asked for. ``bank`` None keeps the bank in the run's folder; ``init`` starts from projectors."""
+
+    records: Path
+    folder: Path
+    settings: TrainSettings
+    bank: Path | None = None
+    init: Path | None = None
+    skip_unreadable: bool = False
+    tensorboard: bool = False
+    threads: int = 4
+    log_every: int = 50
+    save_every: int = 250
+
+
+def train(
+    job: Job,
+    towers: Towers,
+    world: World,
+    progress: Progress = lambda stage, done, total: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Run ``job``, or go on with it; returns its summary, which has ``"already": True`` where it was finished before.
+
+    Raises TrainingError for everything in the data or the settings that cannot be trained on, CheckpointError for
+    ``init`` projectors that are damaged or of another tower.
+    """
+    folder, settings, records = RunFolder(job.folder), job.settings, read_records(job.records)
+    _split([r.id for r in records], settings, world)  # what cannot work shows before hours of features
+    start = None if job.init is None else _initial(job.init, towers, settings)
+    identity = {**asdict(settings), **towers.identity(), "records_sha256": records_sha256(records)}
+    identity["init_sha256"] = None if start is None else start.sha256
+    if world.leads:
+        folder.agree(identity)
+    world.wait()
+    finished = folder.summary()
+    if finished is not None:
+        return {**finished, "already": True}
+
+    root = job.records.resolve().parent
+    crops = RandomCrops(towers.preprocess, settings.crop_side, settings.seed)
+    count = 0 if settings.live else settings.crops
+    place = job.bank or job.folder / "bank"
+    bank = BankBuilder(place, records, root, towers, crops, count, job.threads).build(world, progress)
+    _tell(bank, len(records), job.skip_unreadable, say if world.leads else lambda line: None)
+    usable = bank.usable
+    ids = [records[row].id for row in usable]
+    if world.leads:
+        used = hashlib.sha256("\n".join(ids).encode("utf-8", "surrogatepass")).hexdigest()
+        folder.agree({"used_records": len(usable), "used_sha256": used})
+    validates = _split(ids, settings, world)
+
+    source: FeatureSource = (
+        LiveSource(bank, records, root, towers, crops, job.threads)
+        if settings.live
+        else BankSource(bank.images, bank.texts, settings.seed)
+    )
+    heads = Heads(source.dim, settings)
+    if start is not None:
+        heads.perceptual.load_state_dict(start.perceptual.state_dict())
+        heads.semantic.load_state_dict(start.semantic.state_dict())
+
+    def save(trained: Heads, path: Path) -> None:
+        checkpoint = _checkpoint(trained, towers, identity["tower_sha256"])
+        with replacing(path) as partial:
+            save_projectors(partial, checkpoint)
+
+    with _Scalars(job.folder / "tensorboard" if job.tensorboard and world.leads else None) as scalars:
+        reporting = Reporting(progress, scalars.write, job.log_every, job.save_every)
+        trainer = Trainer(
+            heads,
+            source,
+            (usable[~validates], usable[validates]),
+            settings,
+            folder,
+            save,
+            world,
+            towers.device,
+            reporting,
+        )
+        result = trainer.run()
+    counts = {"train": int((~validates).sum()), "validation": int(validates.sum()), "unreadable": len(bank.unreadable)}
+    summary = {"steps": trainer.steps, **counts, "texts_cut": bank.cut, **result}
+    if world.leads:
+        write_json(folder.summary_file, summary)
+    return summary
+
+
+def _split(ids: Sequence[str], settings: TrainSettings, world: World) -> npt.NDArray[np.bool_]:
+    """Which records are held out; TrainingError where either part is too small."""
+    validates = held_out(ids, settings.validation)
+    if settings.validation and validates.sum() < 2:
+        raise TrainingError(
+            f"a validation share of {settings.validation:g} holds out {int(validates.sum())} of {len(ids):,} records, "
+            "2 are needed. Give a larger --validation, or --validation 0 to keep the last step instead of the best."
+        )
+    steps_per_epoch(int((~validates).sum()), settings.batch, world.size)
+    return validates
+
+
+def _checkpoint(heads: Heads, towers: Towers, tower_sha256: str) -> ProjectorCheckpoint:
+    return ProjectorCheckpoint(towers.tower, towers.pretrained, tower_sha256, heads.perceptual, heads.semantic)
+
+
+def _initial(path: Path, towers: Towers, settings: TrainSettings) -> ProjectorCheckpoint:
+    checkpoint = load_projectors(path)
+    checkpoint.require_tower(towers.visual, towers.tower)
+    for role in (checkpoint.perceptual, checkpoint.semantic):
+        if (role.latent, role.activation) != (settings.latent, settings.activation):
+            raise TrainingError(
+                f"{path} holds projectors of width {role.latent}, SiLU {role.activation!r}, and {settings.latent}, "
+                f"{settings.activation!r} was asked for. Give --latent {role.latent} --activation {role.activation}."
+            )
+    return checkpoint
+
+
+def _tell(bank: Bank, total: int, skip: bool, say: Callable[[str], None]) -> None:
+    if bank.unreadable:
+        reasons = list(bank.unreadable.values())
+        told = " ".join(reasons[:_SHOWN]) + (" ..." if len(reasons) > _SHOWN else "")
+        counted = f"{len(reasons):,} of {total:,} images cannot be used: {told}"
+        if not skip:
+            raise TrainingError(f"{counted} Repair them and run again, or train without them: --skip-unreadable.")
+        if not len(bank.usable):
+            raise TrainingError(f"{counted} Nothing is left to train on. Check the paths in the records.")
+        say(f"{counted} They are left out.")
+    if bank.cut:
+        say(f"{bank.cut:,} of {2 * total:,} texts are longer than the text tower reads and were cut at its end.")
+    if bank.gone:
+        say(f"{bank.gone:,} images are no longer there; their features in the bank are used.")
+
+
+class _Scalars:
+    """TensorBoard's event files in a folder, or nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._writer: Any = None
+        if folder is None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise TrainingError("--tensorboard needs TensorBoard. Run: pip install tensorboard") from error
+        self._writer = SummaryWriter(str(folder))
+
+    def __enter__(self) -> _Scalars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Add one value to each curve."""
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+
+def report_run(
+    job: Job,
+    towers: Towers,
+    table: Path,
+    *,
+    kinds: Sequence[str] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Write the disentanglement report of a run's best projectors on the records in ``table``; returns its folder.
+
+    Raises TrainingError for records that cannot be used.
+    """
+    trained_on, settings = read_records(job.records), job.settings
+    inside = held_out([r.id for r in trained_on], settings.validation)
+    known = {r.id for r, validates in zip(trained_on, inside, strict=True) if not validates}
+    records = read_records(table)
+    checkpoint = load_projectors(RunFolder(job.folder).best)
+    measured, reasons = measure(
+        towers, records, table.resolve().parent, kinds=tuple(LADDERS) if kinds is None else kinds,
+        skip_unreadable=job.skip_unreadable, threads=job.threads, progress=progress,
+    )  # fmt: skip
+    seen = sum(r.id in known for r in records)
+    notes = [f"{len(measured.clean):,} records of {table.name}, projectors {checkpoint.sha256[:12]} on {towers.tower}"]
+    if seen:
+        notes.append(f"**{seen:,} of the records were trained on**: this shows memory, not decoupling")
+        say(f"{seen:,} of {len(records):,} records of the report were trained on. Give records that were not.")
+    if reasons:
+        notes.append(f"{len(reasons):,} images could not be read and are left out")
+        say(
+            f"{len(reasons):,} of {len(records):,} images of the report cannot be read: {reasons[0]} They are left out."
+        )
+    result = disentanglement(measured, checkpoint.perceptual, checkpoint.semantic)
+    folder = job.folder / "report"
+    write_report(folder, {**result, "trained_on": seen, "notes": notes})
+    return folder

@@ -1,0 +1,68 @@
+"""The folder of one training run: what it was told, how far it is, and what it made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from declip_runtime.errors import TrainingError
+
+from .files import differences, read_json, replacing, write_json, writing
+
+
+class RunFolder:
+    """``run.json`` says what decides the weights, ``state.safetensors`` is gone on from, ``best.safetensors`` and
+    ``last.safetensors`` are for ``declip export``, ``log.jsonl`` has a line for every so many steps, and
+    ``summary.json`` is there when all is done.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state, self.best, self.last = (path / f"{n}.safetensors" for n in ("state", "best", "last"))
+        self.log_file, self.summary_file = path / "log.jsonl", path / "summary.json"
+        self._stated = path / "run.json"
+
+    def agree(self, facts: dict[str, Any]) -> None:
+        """Write down ``facts``, or check that those written down are the same.
+
+        Raises TrainingError, naming what differs, where this folder belongs to another run or holds other files.
+        """
+        known: dict[str, Any] = read_json(self._stated) if self._stated.is_file() else {}
+        made = [p.name for p in (self.state, self.best, self.last, self.log_file) if p.exists()]
+        if made and not known:
+            raise TrainingError(f"{self.path} holds {', '.join(made)} but no run.json. Name another folder with -o.")
+        both = [name for name in facts if name in known]
+        unlike = differences({name: known[name] for name in both}, {name: facts[name] for name in both})
+        if unlike and made:  # before the first step nothing is lost by changing one's mind
+            raise TrainingError(
+                f"{self.path} belongs to another run: {unlike}. Give the same options, or another folder with -o."
+            )
+        if unlike or len(both) < len(facts):
+            with writing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self._stated, {**known, **facts})
+
+    def summary(self) -> dict[str, Any] | None:
+        """What the finished run said at its end; None while it is not finished."""
+        return read_json(self.summary_file) if self.summary_file.is_file() else None
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one JSON line."""
+        with writing(self.log_file), self.log_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the log's lines of steps that a killed run did and this one will do again."""
+        if not self.log_file.is_file():
+            return
+        kept = []
+        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+            try:
+                done = int(json.loads(line)["step"])
+            except (ValueError, KeyError, TypeError):  # cut off by the kill
+                continue
+            if done <= step:
+                kept.append(line + "\n")
+        with replacing(self.log_file) as partial:
+            partial.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,95 @@
+"""Where a step's features come from: the bank, or the live tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from declip_runtime.errors import TrainingError
+from declip_training.i2t.records import Record
+
+from .bank import Bank, Halves
+from .crops import RandomCrops
+from .images import in_order, read_image
+from .schedule import Rows, crop_choice
+from .towers import Towers
+
+
+class FeatureSource(Protocol):
+    """Features of rows of the bank; ``epoch`` decides the crop, and None asks for the one of validation."""
+
+    dim: int
+
+    def images(self, rows: Rows, epoch: int | None) -> Tensor:
+        """Float [B, D] as the tower gives them."""
+        ...
+
+    def texts(self, rows: Rows) -> Tensor:
+        """Float [B, 2, D], normalised: T_p and T_s."""
+        ...
+
+
+@dataclass
+class BankSource:
+    """Gathers from a memory-mapped bank; ascending rows are read fastest."""
+
+    crops: Halves
+    described: Halves
+    seed: int
+    dim: int = field(init=False)
+    _chosen: tuple[int | None, Rows] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dim = self.crops.shape[2]
+        self._everything = np.arange(len(self.crops))
+        self._chosen = (None, np.zeros(len(self.crops), np.int64))
+
+    def images(self, rows: Rows, epoch: int | None) -> Tensor:
+        """One crop of each row, drawn anew for every epoch."""
+        if epoch is None:
+            return torch.from_numpy(self.crops[rows, 0])
+        if self._chosen[0] != epoch:
+            self._chosen = epoch, crop_choice(self._everything, self.crops.shape[1], self.seed, epoch)
+        return torch.from_numpy(self.crops[rows, self._chosen[1][rows]])
+
+    def texts(self, rows: Rows) -> Tensor:
+        """Both texts of each row."""
+        return torch.from_numpy(self.described[rows])
+
+
+@dataclass
+class LiveSource:
+    """Runs the image tower on crops that no earlier epoch has seen; texts come from the bank."""
+
+    bank: Bank
+    records: Sequence[Record]
+    root: Path
+    towers: Towers
+    crops: RandomCrops
+    threads: int
+    dim: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dim = self.bank.texts.shape[2]
+
+    def images(self, rows: Rows, epoch: int | None) -> Tensor:
+        """Crop number 0 of each image for validation, number ``epoch + 1`` for training."""
+        number = 0 if epoch is None else epoch + 1
+        job = partial(read_image, folder=self.root, crops=self.crops, numbers=(number,))
+        read = list(in_order(job, [self.records[row] for row in rows], self.threads))
+        if reasons := [r.reason for r in read if r.reason]:
+            raise TrainingError(
+                f"{len(reasons):,} images can no longer be read: {reasons[0]} Put them back and resume."
+            )
+        return self.towers.images([crop for r in read for crop in r.crops])
+
+    def texts(self, rows: Rows) -> Tensor:
+        """Both texts of each row."""
+        return torch.from_numpy(self.bank.texts[rows])

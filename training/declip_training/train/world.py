@@ -1,0 +1,95 @@
+"""The processes that train together (torchrun), or this one alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from declip_runtime.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class World:
+    """``rank`` of ``size`` processes."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self.size > 1:
+            distributed.barrier()
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows [b, D] of all processes [size * b, D], in the order of ranks.
+
+        The gradient of each process's rows is the sum of what all processes' losses want.
+        """
+        if self.size == 1:
+            return rows
+        gathered: Tensor = _Gather.apply(rows, self)  # type: ignore[no-untyped-call]
+        return gathered
+
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its sum over processes, in one exchange."""
+        if self.size == 1:
+            return
+        parts = list(tensors)
+        flat = torch.cat([t.reshape(-1) for t in parts])
+        distributed.all_reduce(flat)
+        for tensor, total in zip(parts, flat.split([t.numel() for t in parts]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
+        ctx.own = slice(world.rank * len(rows), (world.rank + 1) * len(rows))
+        parts = [torch.empty_like(rows) for _ in range(world.size)]
+        distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].contiguous()
+        distributed.all_reduce(total)
+        return total[ctx.own], None
+
+
+@contextmanager
+def join(device: str) -> Iterator[tuple[World, torch.device]]:
+    """Join the processes that torchrun started, if it did; yields this process's place and its device.
+
+    ``device`` is ``"auto"`` (a CUDA GPU where there is one), ``"cpu"``, ``"cuda"`` or as torch names it. Raises
+    TrainingError where there is no such device.
+    """
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        chosen = torch.device(f"cuda:{local}" if name == "cuda" else name)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise TrainingError(f"there is no device {name!r}: {reason} Use --device cpu, or cuda with a GPU.") from error
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(), chosen
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield World(distributed.get_rank(), distributed.get_world_size()), chosen
+    finally:
+        distributed.destroy_process_group()
