@@ -21,6 +21,7 @@ VERBS = {
     "export": "Make an engine from an open_clip tower.",
     "evaluate": "Compare scores with people's opinions on public data sets.",
     "benchmark": "Measure how fast this machine scores.",
+    "train": "Train projectors on an open_clip tower.",
     "recipe": "Train a bundled engine again from public data.",
 }
 
