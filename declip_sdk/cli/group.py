@@ -21,7 +21,9 @@ VERBS = {
     "export": "Make an engine from an open_clip tower.",
     "evaluate": "Compare scores with people's opinions on public data sets.",
     "benchmark": "Measure how fast this machine scores.",
+    "i2t": "Build I&2T: images with a perceptual and a semantic description each.",
     "train": "Train projectors on an open_clip tower.",
+    "coop": "Learn the words of a score's prompts from people's opinions.",
     "recipe": "Train a bundled engine again from public data.",
 }
 

@@ -55,7 +55,8 @@ def test_order_scale_and_pairs(tmp_path: Path) -> None:
         ('[scores.q]\nkind = "goodness"\npairs = [["a", "b"]]', "unknown kind 'goodness'"),
         ('[scores.names]\nkind = "quality"\npairs = [["a", "b"]]', "reserved"),
         ('[scores.Q]\nkind = "quality"\npairs = [["a", "b"]]', "lower-case"),
-        ('[scores.q]\nkind = "quality"\npair = [["a", "b"]]', "may hold context, description, kind, pairs"),
+        ('[scores.q]\nkind = "quality"\npair = [["a", "b"]]', "may hold context, context_position, "),
+        ('[scores.q]\nkind = "quality"\npairs = [["a", "b"]]\ncontext_position = "end"', "before, around, after"),
         ('logit_scale = "big"\n[scores.q]\nkind = "quality"\npairs = [["a", "b"]]', "Give a number"),
         ('logit_scale = -1\n[scores.q]\nkind = "quality"\npairs = [["a", "b"]]', "above 0"),
         ('[scores.q]\nkind = "quality"\npairs = [["a", "b"]]\ncontext = "no.safetensors:q"', "cannot be read"),
@@ -87,19 +88,28 @@ def test_embeddings_are_unit_length_and_in_order(tiny_clip: Any, tmp_path: Path)
     assert embeddings.averaging().tolist() == [[0.5, 0.0], [0.5, 0.0], [0.0, 1.0]]
 
 
-def test_a_context_of_real_words_equals_those_words(tiny_clip: Any) -> None:
+@pytest.mark.parametrize(
+    ("position", "wanted"),
+    [
+        ("before", ["very nice big good photo.", "very nice big sad and bad photo."]),
+        ("around", ["very good photo. nice big", "very sad and bad photo. nice big"]),
+        ("after", ["good photo. very nice big", "sad and bad photo. very nice big"]),
+    ],
+)
+def test_a_context_of_real_words_equals_those_words(tiny_clip: Any, position: Any, wanted: list[str]) -> None:
     clip, tokenizer, _ = tiny_clip
-    words = clip.token_embedding.weight[tokenizer(["very nice"])[0, 1:3]].detach()
-    with_context = encode_texts(clip, tokenizer, ["good photo.", "bad photo."], words.expand(2, -1, -1))
-    in_words = encode_texts(clip, tokenizer, ["very nice good photo.", "very nice bad photo."])
-    torch.testing.assert_close(with_context, in_words)
-    assert (in_words - encode_texts(clip, tokenizer, ["good photo.", "bad photo."])).abs().max() > 1e-3
+    texts = ["good photo.", "sad and bad photo."]
+    words = clip.token_embedding.weight[tokenizer(["very nice big"])[0, 1:4]].detach()
+    with_context = encode_texts(clip, tokenizer, texts, words.expand(2, -1, -1), position)
+    torch.testing.assert_close(with_context, encode_texts(clip, tokenizer, wanted))
+    assert (with_context - encode_texts(clip, tokenizer, texts)).abs().max() > 1e-3
 
 
-def test_a_context_learns(tiny_clip: Any) -> None:
+@pytest.mark.parametrize("position", ["before", "around", "after"])
+def test_a_context_learns(tiny_clip: Any, position: Any) -> None:
     clip, tokenizer, _ = tiny_clip
     context = (0.02 * torch.randn(1, 4, 32)).requires_grad_()
-    encode_texts(clip, tokenizer, ["good photo."], context)[0, 0].backward()
+    encode_texts(clip, tokenizer, ["good photo."], context, position)[0, 0].backward()
     assert context.grad is not None
     assert (context.grad.abs().sum(2) > 0).all()
 
@@ -115,6 +125,12 @@ def test_context_from_a_file(tiny_clip: Any, tmp_path: Path, shape: tuple[int, .
     per_text = context.expand(2, -1, -1) if context.ndim == 2 else context
     torch.testing.assert_close(found[1], encode_texts(clip, tokenizer, ["c", "d"], per_text))
     assert prompts.sha256() != read(tmp_path, text).sha256()
+    after = read(tmp_path, text + 'context = "c.safetensors:q"\ncontext_position = "after"\n')
+    torch.testing.assert_close(
+        after.encode(clip, tokenizer).pairs[1], encode_texts(clip, tokenizer, ["c", "d"], per_text, "after")
+    )
+    assert after.sha256() != prompts.sha256()
+    assert PromptSet.from_dict(after.to_dict(), {"q": context}).sha256() == after.sha256()
 
 
 @pytest.mark.parametrize(("shape", "message"), [((3,), "must be"), ((3, 2, 32), "must be"), ((0, 32), "must be")])

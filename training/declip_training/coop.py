@@ -1,4 +1,4 @@
-"""CoOp: learned context vectors before an antonym pair, all else frozen (the cross-dataset mode of the paper)."""
+"""CoOp: learned context vectors in antonym pairs, all else frozen (arXiv 2503.02206, cross-dataset; its ref. [66])."""
 
 from __future__ import annotations
 
@@ -10,72 +10,111 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .features import FeatureBatch
-from .losses import antonym_logit, ladder_loss, plcc_loss
-from .model.prompts import encode_texts
+from declip_runtime.errors import TrainingError
+
+from .losses import antonym_logit, plcc_loss
+from .model.prompts import ContextPosition, encode_texts, token_embedding
 from .model.tower import Tokenizer
-from .objective import split_images
+
+Loss = Callable[[Tensor, int], Tensor]
+"""Scalar of the embedded pairs float32 [P, 2, D] and the step, counted from 1."""
 
 
 @dataclass(frozen=True)
 class CoopConfig:
-    """``tokens`` context vectors for each side of the pair; loss MSE on MOS, within-subset PLCC, ladders."""
+    """What is learned and for how long.
+
+    ``tokens`` vectors stand at ``position``; ``words``, where given, are what they start from, one vector a token of
+    theirs, instead of small random numbers. ``shared`` means one context for both sides of a pair.
+    """
 
     tokens: int = 4
+    position: ContextPosition = "before"
+    shared: bool = False
+    words: str = ""
     steps: int = 600
-    merged: int = 4
     lr: float = 2e-3
     check_every: int = 50
     seed: int = 13
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or self.steps < 1 or self.check_every < 1 or not self.lr > 0:
+            raise TrainingError("CoOp needs at least one token, one step and a learning rate above 0.")
 
 
 def learn_context(
     clip: nn.Module,
     tokenizer: Tokenizer,
-    pair: tuple[str, str],
-    perceptual: nn.Module,
-    bank: Sequence[FeatureBatch],
-    scale: float,
+    pairs: Sequence[tuple[str, str]],
     config: CoopConfig,
+    loss: Loss,
     evaluate: Callable[[Tensor], float],
     log: Callable[[dict[str, float]], None],
 ) -> Tensor:
-    """Context [2, tokens, W] for the positive and the negative prompt, at the step where ``evaluate(pair)`` was best.
+    """Context [2, M, W] (positive, negative), or [M, W] if shared, at the step where ``evaluate`` was best.
 
-    ``evaluate`` gets the embedded pair [2, D]. Starts from small random vectors, as CoOp does.
+    ``evaluate`` gets the embedded pairs, as ``loss`` does, and returns a number whose largest value is chosen. AdamW
+    with a cosine rate. Raises TrainingError where the loss is no longer finite.
     """
-    generator = torch.Generator().manual_seed(config.seed)
-    width = int(clip.token_embedding.weight.shape[1])  # type: ignore[union-attr, index]
-    context = (0.02 * torch.randn(2, config.tokens, width, generator=generator)).requires_grad_()
+    context = _start(clip, tokenizer, config).requires_grad_()
     optimizer = torch.optim.AdamW([context], config.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    rng = np.random.default_rng(config.seed)
-    for parameter in clip.parameters():
-        parameter.requires_grad_(False)
-    with torch.no_grad():
-        embedded = [F.normalize(perceptual(b.features), dim=-1) for b in bank]
-    best, kept = -1.0, context.detach().clone()
+    texts = [text for pair in pairs for text in pair]
+
+    def embed() -> Tensor:
+        both = context if context.ndim == 3 else context.expand(2, -1, -1)
+        embedded = encode_texts(clip, tokenizer, texts, both.repeat(len(pairs), 1, 1), config.position)
+        return embedded.view(len(pairs), 2, -1)
+
+    best, kept = -float("inf"), context.detach().clone()
     for step in range(1, config.steps + 1):
-        texts = encode_texts(clip, tokenizer, pair, context)
-        losses = []
-        for chosen in rng.choice(len(bank), config.merged, replace=False):
-            labels = bank[chosen].labels
-            rated, ladders, _ = split_images(embedded[chosen], labels)
-            mos, subset = torch.from_numpy(labels.mos), torch.from_numpy(labels.subset)
-            score = torch.sigmoid(antonym_logit(rated, texts, scale))
-            within = [plcc_loss(score[subset == k], mos[subset == k]) for k in subset.unique()]
-            rungs = antonym_logit(ladders, texts, scale).view(labels.severities.shape)
-            fall = ladder_loss(rungs, torch.from_numpy(labels.severities))
-            losses.append(4 * F.mse_loss(score, mos) + torch.stack(within).mean() + plcc_loss(score, mos) + 3 * fall)
-        loss = torch.stack(losses).mean()
-        optimizer.zero_grad()
-        loss.backward()
+        value = loss(embed(), step)
+        if not torch.isfinite(value):
+            raise TrainingError(f"the loss of CoOp is {float(value.detach())} at step {step}. Lower the learning rate.")
+        (context.grad,) = torch.autograd.grad(value, context)  # the towers get no gradients
         optimizer.step()
         schedule.step()
-        if step % config.check_every == 0:
+        if step % config.check_every == 0 or step == config.steps:
             with torch.no_grad():
-                reached = evaluate(encode_texts(clip, tokenizer, pair, context))
-            log({"step": step, "loss": float(loss.detach()), "validation": reached})
+                reached = evaluate(embed())
+            log({"step": step, "loss": float(value.detach()), "validation": reached})
             if reached > best:
                 best, kept = reached, context.detach().clone()
     return kept
+
+
+def opinion_loss(features: Tensor, mos: Tensor, scale: float, *, batch: int, plcc: float = 0.0, seed: int = 13) -> Loss:
+    """MSE of eq. 8 against opinion scores, plus ``plcc`` times 1 - Pearson's r, on ``batch`` photos drawn each step.
+
+    ``features`` float32 [N, D] are normalised perceptual embeddings, ``mos`` float32 [N] in 0..1; several pairs are
+    averaged.
+    """
+
+    def loss(pairs: Tensor, step: int) -> Tensor:
+        rng = np.random.default_rng((seed, step))
+        chosen = torch.from_numpy(rng.choice(len(features), min(batch, len(features)), replace=False))
+        score, target = pair_scores(features[chosen], pairs, scale), mos[chosen]
+        total = F.mse_loss(score, target)
+        return total + plcc * plcc_loss(score, target) if plcc else total
+
+    return loss
+
+
+def pair_scores(features: Tensor, pairs: Tensor, scale: float) -> Tensor:
+    """Raw scores [N] of normalised embeddings [N, D]: the mean of eq. 8 over ``pairs`` [P, 2, D]."""
+    return torch.stack([torch.sigmoid(antonym_logit(features, pair, scale)) for pair in pairs]).mean(0)
+
+
+def _start(clip: nn.Module, tokenizer: Tokenizer, config: CoopConfig) -> Tensor:
+    weight = token_embedding(clip).weight
+    if not isinstance(weight, Tensor):
+        raise TrainingError("this text tower has no token embedding that a context could be learned for.")
+    if config.words:
+        encode = getattr(tokenizer, "encode", None)
+        if encode is None:
+            raise TrainingError("initial words need open_clip's own tokenizer. Leave them out with this text tower.")
+        start = weight[torch.tensor(encode(config.words), device=weight.device)].detach().float()
+        return start.clone() if config.shared else start.repeat(2, 1, 1)
+    generator = torch.Generator().manual_seed(config.seed)
+    shape = (config.tokens, weight.shape[1]) if config.shared else (2, config.tokens, weight.shape[1])
+    return 0.02 * torch.randn(shape, generator=generator)

@@ -9,9 +9,11 @@ A prompts file is TOML, one table a score, in the order of the engine's columns:
     description = "Sharp where it should be"
     pairs = [["Sharp photo.", "Blurry photo."], ["Crisp details.", "Smeared details."]]
     context = "coop.safetensors:sharpness"   # optional learned context, path relative to this file
+    context_position = "before"              # the words (default), "around" or "after" them
 
 A learned context (CoOp, the paper's reference [66]) is a tensor [M, W] of token vectors of the text tower, put
-between the start token and the words of every prompt of its score, or [2, M, W] for positive and negative apart.
+before, around (half on each side) or after the words of every prompt of its score; [2, M, W] has positive and
+negative apart.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,15 +41,20 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_FIELDS = {"kind", "description", "pairs", "context"}
+ContextPosition = Literal["before", "around", "after"]
+_FIELDS = {"kind", "description", "pairs", "context", "context_position"}
 
 
 @dataclass(frozen=True)
 class ScorePrompts:
-    """The antonym pairs (positive, negative) of one score, with an optional learned ``context``."""
+    """The antonym pairs (positive, negative) of one score, with an optional learned ``context``.
+
+    The context is float [M, W], or [2, M, W] for positive and negative apart; ``position`` is where it stands.
+    """
 
     spec: ScoreSpec
     context: Tensor | None = None
+    position: ContextPosition = "before"
 
     def texts(self) -> tuple[str, ...]:
         """Positive and negative of the first pair, of the second, and so on."""
@@ -114,7 +121,7 @@ class PromptSet:
     @torch.no_grad()
     def encode(self, clip: nn.Module, tokenizer: Tokenizer) -> PromptEmbeddings:
         """Embed every prompt with the text tower of ``clip``."""
-        rows = [encode_texts(clip, tokenizer, s.texts(), s.contexts()) for s in self.scores]
+        rows = [encode_texts(clip, tokenizer, s.texts(), s.contexts(), s.position) for s in self.scores]
         score = tuple(k for k, s in enumerate(self.scores) for _ in s.spec.pairs)
         return PromptEmbeddings(torch.cat(rows).view(len(score), 2, -1), score)
 
@@ -126,6 +133,7 @@ class PromptSet:
                 "description": s.spec.description,
                 "pairs": [list(p) for p in s.spec.pairs],
                 **({} if s.context is None else {"context": s.spec.name}),
+                **({} if s.position == "before" else {"context_position": s.position}),
             }
             for s in self.scores
         }
@@ -135,6 +143,29 @@ class PromptSet:
     def from_dict(cls, data: dict[str, Any], contexts: dict[str, Tensor]) -> PromptSet:
         """Inverse of ``to_dict``."""
         return cls._from_dict(data, contexts.__getitem__)
+
+    def write(self, path: Path, contexts: str) -> None:
+        """Write a prompts file to ``path`` and the learned contexts to the file named ``contexts`` beside it.
+
+        Both under temporary names first; an existing file is replaced.
+        """
+        from safetensors.torch import save_file
+
+        learned = {s.spec.name: s.context.detach().float().contiguous() for s in self.scores if s.context is not None}
+        lines = [] if self.logit_scale is None else [f"logit_scale = {self.logit_scale!r}\n"]
+        for name, table in self.to_dict()["scores"].items():
+            if "context" in table:
+                table["context"] = f"{contexts}:{name}"
+            lines.append(f"[scores.{name}]")
+            lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
+            lines.append("")
+        if learned:
+            partial = path.with_name(contexts + ".partial")
+            save_file(learned, partial)
+            partial.replace(path.with_name(contexts))
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("\n".join(lines), encoding="utf-8")
+        partial.replace(path)
 
     def sha256(self) -> str:
         """Hash over words, scale and contexts."""
@@ -155,11 +186,18 @@ class PromptSet:
         return cls(scores, None if scale is None else float(scale))
 
 
-def encode_texts(clip: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], contexts: Tensor | None = None) -> Tensor:
+def encode_texts(
+    clip: nn.Module,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    contexts: Tensor | None = None,
+    position: ContextPosition = "before",
+) -> Tensor:
     """Text embeddings float32 [N, D], L2-normalised, differentiable with respect to ``contexts`` [N, M, W].
 
-    With a context the tokens are [start, context..., words, end]. It is put in where the token embedding is looked
-    up, so the text tower runs as it is. Raises ExportError for a prompt that does not fit the tower's context length.
+    A context stands between the start token and the end token, ``position`` the words ("around": the first half of
+    it before them, the rest after). It is put in where the token embedding is looked up, so the text tower runs as it
+    is. Raises ExportError for a prompt that does not fit the tower's context length.
     """
     tokens = tokenizer(list(texts))
     width = 0 if contexts is None else contexts.shape[1]
@@ -167,23 +205,43 @@ def encode_texts(clip: nn.Module, tokenizer: Tokenizer, texts: Sequence[str], co
     device = next(clip.parameters()).device
     if contexts is None:
         return F.normalize(clip.encode_text(tokens.to(device)).float(), dim=-1)  # type: ignore[operator]
-    embedding = cast(nn.Module, getattr(clip, "text", clip).token_embedding)
+    embedding = token_embedding(clip)
     if contexts.shape[0] != len(texts) or contexts.shape[2] != cast(Tensor, embedding.weight).shape[1]:
         raise ExportError(
             f"a learned context has the shape {list(contexts.shape[1:])}. It must be [M, W] with W = "
             f"{cast(Tensor, embedding.weight).shape[1]}, the width of this text tower."
         )
-    placeholder = tokens[:, 1:2].expand(-1, width)
-    tokens = torch.cat([tokens[:, :1], placeholder, tokens[:, 1 : tokens.shape[1] - width]], 1)
+    tokens, places = _with_room(tokenizer, texts, tokens, width, position)
+    rows = torch.arange(len(texts), device=device)[:, None].expand_as(places)
 
     def insert(_module: nn.Module, _inputs: Any, looked_up: Tensor) -> Tensor:
-        return torch.cat([looked_up[:, :1], contexts.to(looked_up), looked_up[:, 1 + width :]], 1)
+        return looked_up.index_put((rows, places.to(device)), contexts.to(looked_up))
 
     hook = embedding.register_forward_hook(insert)
     try:
         return F.normalize(clip.encode_text(tokens.to(device)).float(), dim=-1)  # type: ignore[operator]
     finally:
         hook.remove()
+
+
+def token_embedding(clip: nn.Module) -> nn.Module:
+    """The token embedding of a CLIP's text tower, ``weight`` [vocabulary, W]."""
+    return cast(nn.Module, getattr(clip, "text", clip).token_embedding)
+
+
+def _with_room(
+    tokenizer: Tokenizer, texts: Sequence[str], tokens: Tensor, width: int, position: ContextPosition
+) -> tuple[Tensor, Tensor]:
+    """Tokens [N, L] with placeholders for ``width`` context vectors, and where those stand, int64 [N, width]."""
+    ahead = {"before": width, "around": width // 2, "after": 0}[position]
+    made, places = [], []
+    for text, row in zip(texts, tokens, strict=True):
+        words = len(tokenizer.encode(text))  # type: ignore[attr-defined]
+        start, body, rest = row[:1], row[1 : 1 + words], row[1 + words : len(row) - width]
+        placeholder = body[:1].expand(width)
+        made.append(torch.cat([start, placeholder[:ahead], body, placeholder[ahead:], rest]))
+        places.append([*range(1, 1 + ahead), *range(1 + ahead + words, 1 + words + width)])
+    return torch.stack(made), torch.tensor(places)
 
 
 def _require_fit(tokenizer: Tokenizer, texts: Sequence[str], tokens: Tensor, width: int) -> None:
@@ -215,7 +273,16 @@ def _score(name: str, table: Any, context_of: Callable[[str], Tensor]) -> ScoreP
         )
     except ManifestError as error:
         raise ExportError(f"[scores.{name}] cannot be a score. {error.__cause__ or error}") from error
-    return ScorePrompts(spec, context_of(table["context"]) if "context" in table else None)
+    position = table.get("context_position", "before")
+    if position not in get_args(ContextPosition):
+        known = ", ".join(get_args(ContextPosition))
+        raise ExportError(f"[scores.{name}] has the context_position {position!r}. Use one of {known}.")
+    return ScorePrompts(spec, context_of(table["context"]) if "context" in table else None, position)
+
+
+def _toml(value: Any) -> str:
+    """A string or nested list of strings in TOML, whose escapes are JSON's apart from DEL, which must be escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _read_context(reference: str, folder: Path) -> Tensor:

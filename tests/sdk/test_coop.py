@@ -1,0 +1,182 @@
+"""``declip coop`` from the command line: what it learns is exported and scores, and each mistake is one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from declip_runtime.scorer import Scorer
+from declip_sdk.cli import run
+
+CONFIG = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+PHOTOS = 60
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tower") / "coop-verb.json"
+    path.write_text(json.dumps(CONFIG))
+    return path
+
+
+@pytest.fixture
+def ratings(tmp_path: Path) -> Path:
+    """Photos from dark to bright; people are said to like the bright ones."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    rows = []
+    for index in range(PHOTOS):
+        pixels = np.clip(rng.normal(20 + 200 * index / PHOTOS, 12, (40, 50, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index} é.png")
+        rows.append({"image": f"photos/{index} é.png", "score": 1 + 4 * index / PHOTOS, "note": ""})
+    return write(tmp_path / "ratings.csv", rows)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def rows_of(ratings: Path) -> list[dict[str, Any]]:
+    with ratings.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def learn(ratings: Path, tower: Path, tmp_path: Path) -> Callable[..., int]:
+    def run_it(*extra: str | Path, table: Path = ratings) -> int:
+        usual = "--pretrained random --tokens 3 --steps 60 --lr 3e-2 --batch 32 --validation 0.3 --check-every 20"
+        command = ["coop", "--tower", tower, "--ratings", table, "-o", tmp_path / "run", "--threads", 1]
+        return run([*map(str, command), *usual.split(), *map(str, extra)])
+
+    return run_it
+
+
+def test_what_is_learned_is_exported_and_scores(
+    learn: Callable[..., int], tower: Path, tmp_path: Path, ratings: Path, capfd: Any
+) -> None:
+    assert learn("--position", "after", "--plcc", "0.5") == 0
+    shown = capfd.readouterr()
+    assert shown.out.strip() == str(tmp_path / "run" / "prompts.toml")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["with context"]["srcc"] > max(0.8, report["words alone"]["srcc"])
+    assert f"SRCC {report['with context']['srcc']:.4f}" in shown.err
+    assert report["photos"] == PHOTOS
+    assert f"{PHOTOS - report['held out']} photos of" in shown.err
+    export = ["export", "--tower", tower, "--pretrained", "random", "--prompts", tmp_path / "run" / "prompts.toml"]
+    assert run([*map(str, export), "-o", str(tmp_path / "coop.engine")]) == 0
+    photos = [tmp_path / row["image"] for row in rows_of(ratings)]
+    with Scorer(tmp_path / "coop.engine", precision="fp32", threads=1) as scorer:
+        assert scorer.engine.manifest.score_names == ("quality",)
+        scores = scorer.score(photos).quality
+    assert stats.spearmanr(scores, np.arange(PHOTOS)).statistic > 0.8
+
+
+def test_the_tower_runs_once(learn: Callable[..., int], tmp_path: Path, ratings: Path, capfd: Any) -> None:
+    assert learn() == 0
+    made = (tmp_path / "run" / "features.safetensors").stat().st_mtime_ns
+    assert learn("--tokens", "2", "--words", "a photo", "--shared") == 0
+    assert (tmp_path / "run" / "features.safetensors").stat().st_mtime_ns == made
+    Image.new("RGB", (40, 40)).save(tmp_path / rows_of(ratings)[0]["image"])
+    assert learn() == 0
+    assert (tmp_path / "run" / "features.safetensors").stat().st_mtime_ns > made
+
+
+def test_other_scores_of_a_prompts_file_stay(learn: Callable[..., int], tmp_path: Path) -> None:
+    words = tmp_path / "words.toml"
+    words.write_text(
+        'logit_scale = 50\n[scores.light]\nkind = "quality"\npairs = [["Good light.", "Bad light."]]\n'
+        '[scores.brightness]\nkind = "degree"\ndescription = "how \\"bright\\" \\\\ é"\n'
+        'pairs = [["Bright photo.", "Dark photo."], ["Light.", "Dim."]]\n'
+    )
+    assert learn("--prompts", words, "--score", "brightness") == 0
+    from declip_training.model.prompts import PromptSet
+
+    before, after = PromptSet.read(words), PromptSet.read(tmp_path / "run" / "prompts.toml")
+    assert after.specs() == before.specs()
+    assert after.logit_scale == 50.0
+    assert [s.context is None for s in after.scores] == [True, False]
+
+
+def test_unreadable_photos_are_counted(learn: Callable[..., int], ratings: Path, tmp_path: Path, capfd: Any) -> None:
+    rows = rows_of(ratings)
+    (tmp_path / rows[4]["image"]).write_bytes(b"no picture")
+    (tmp_path / rows[9]["image"]).unlink()
+    assert learn() == 2
+    message = capfd.readouterr().err
+    assert "2 of 60 photos cannot be read" in message
+    assert "--skip-unreadable" in message
+    assert not (tmp_path / "run" / "prompts.toml").exists()
+    assert learn("--skip-unreadable") == 0
+    assert "2 of 60 photos cannot be read and are left out" in capfd.readouterr().err
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (report["photos"], report["unreadable"]) == (58, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [{**r, "score": "nan"} if i == 2 else r for i, r in enumerate(rows)], "row 3 of"),
+        (lambda rows: [{**r, "score": "good"} if i == 2 else r for i, r in enumerate(rows)], "'good'"),
+        (lambda rows: [*rows, rows[1]], "rows 2 and 61"),
+        (lambda rows: [{**r, "score": "3"} for r in rows], "have the score 3"),
+        (lambda rows: rows[:9], "has 9 rated photos"),
+        (lambda rows: [{"image": r["image"], "mos": r["score"]} for r in rows], "no column 'score'"),
+    ],
+)
+def test_tables_that_cannot_be_learned_from(
+    learn: Callable[..., int], ratings: Path, tmp_path: Path, capfd: Any, change: Any, message: str
+) -> None:
+    assert learn(table=write(tmp_path / "changed.csv", change(rows_of(ratings)))) == 2
+    shown = capfd.readouterr()
+    assert message in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--score", "beauty"], "no score 'beauty'"),
+        (["--data", "koniq=x"], "either as --data"),
+        (["--tokens", "0"], "at least one token"),
+        (["--tokens", "15"], "Use 1 to"),
+        (["--validation", "1"], "between 0 and 1"),
+        (["--projector", "none.safetensors"], "none.safetensors"),
+    ],
+)
+def test_wrong_use(learn: Callable[..., int], capfd: Any, extra: list[str], message: str) -> None:
+    assert learn(*extra) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_a_data_set_without_its_test_split(tower: Path, tmp_path: Path, capfd: Any) -> None:
+    folder = tmp_path / "koniq"
+    (folder / "1024x768").mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    rows = []
+    for index in range(40):
+        pixels = np.clip(rng.normal(20 + 5 * index, 12, (48, 64, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "1024x768" / f"{index}.jpg")
+        split = ("training", "validation", "test")[index % 3]
+        rows.append({"image_name": f"{index}.jpg", "MOS": 10 + 2 * index, "SD": 1, "set": split})
+    write(folder / "koniq10k_distributions_sets.csv", rows)
+    command = ["coop", "--tower", tower, "--pretrained", "random", "--data", f"koniq={folder}", "-o", tmp_path / "run"]
+    assert run([*map(str, command), *["--tokens", "2", "--steps", "20", "--validation", "0.3", "--threads", "1"]]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["photos"] == 27
+    assert "validation and train" in report["opinions"]
