@@ -12,6 +12,8 @@ from itertools import chain
 from declip_runtime.errors import ImageError, ImageNotFoundError, UsageError
 from declip_runtime.scores import Score
 
+from .heif import SUFFIXES as HEIF_SUFFIXES
+from .heif import register_heif
 from .text import count
 from .words import in_words_of_options
 
@@ -21,7 +23,7 @@ IMAGE_SUFFIXES = frozenset(
     f".{kind}"
     for kind in "jpg jpeg jpe jfif png webp avif tif tiff bmp gif jp2 j2k ppm pgm pnm psd".split()  # noqa: SIM905
 )
-# Photos too, but nothing here decodes them; walking past them in silence would look like having scored them.
+# Photos too, but Pillow alone decodes none of them; walking past them in silence would look like having scored them.
 UNREADABLE_SUFFIXES = frozenset(
     f".{kind}"
     for kind in "heic heif jxl dng cr2 cr3 nef arw orf rw2 raf pef srw".split()  # noqa: SIM905
@@ -50,7 +52,10 @@ class Found:
         parts = []
         if self.unreadable_formats:
             kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in self.unreadable_formats.most_common())
-            parts.append(f"{kinds} (formats that cannot be decoded here: export them as JPEG)")
+            advice = "export them as JPEG"
+            if self.unreadable_formats.keys() & HEIF_SUFFIXES:
+                advice += ", or for HEIC run: pip install pillow-heif"
+            parts.append(f"{kinds} (formats that cannot be decoded here: {advice})")
         if self.subfolders:
             parts.append(f"{count(self.subfolders, 'subfolder')} (-r enters subfolders)")
         if self.linked_folders:
@@ -88,6 +93,7 @@ def _walk(folder: str, recursive: bool, found: Found) -> None:
     def unreadable(error: OSError) -> None:
         found.unreadable_folders.append(f"{error.filename}: {error.strerror}")
 
+    readable = IMAGE_SUFFIXES | HEIF_SUFFIXES if register_heif() else IMAGE_SUFFIXES
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         visible = sorted(f for f in folders if not f.startswith("."))
         inner = [f for f in visible if not os.path.islink(os.path.join(parent, f))]  # noqa: PTH114, PTH118
@@ -97,8 +103,8 @@ def _walk(folder: str, recursive: bool, found: Found) -> None:
         for name in sorted(files):
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
             if name.startswith("."):
-                found.hidden += suffix in IMAGE_SUFFIXES
-            elif suffix in IMAGE_SUFFIXES:
+                found.hidden += suffix in readable
+            elif suffix in readable:
                 found.images.append(os.path.join(parent, name))  # noqa: PTH118
             elif suffix in UNREADABLE_SUFFIXES:
                 found.unreadable_formats[suffix] += 1

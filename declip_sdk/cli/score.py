@@ -18,6 +18,7 @@ from declip_runtime.options import MAX_VIEWS, Precision
 from declip_runtime.scorer import Scorer
 from declip_runtime.scores import Score
 
+from .heif import register_heif
 from .options import backend_options, engine_option
 from .output import FORMATS, Output, choose_format, file_or_standard_output, open_output, require_place
 from .paths import explained, find_images, read_list, read_paths, require_images
@@ -90,6 +91,7 @@ def command(
     Exit codes: 0 all scored, 1 some failed, 2 wrong use or a backend that fails, 130 interrupted, 143 terminated. What
     was done by then is written.
     """
+    register_heif()
     chosen = choose_format(format_, output)
     answering = "-" in paths and chosen == "jsonl" and output is None
     if answering:

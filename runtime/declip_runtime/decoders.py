@@ -25,7 +25,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "JPEG2000", "PPM
 _RAW = ("a camera raw file", "Export it as JPEG.")
 _HEIF = (
     "a HEIC or HEIF picture, which needs a plugin",
-    "Export it as JPEG; in Python: pip install pillow-heif, then pillow_heif.register_heif_opener().",
+    "Export it as JPEG, or run: pip install pillow-heif (a program then calls pillow_heif.register_heif_opener()).",
 )
 _JXL = (
     "a JPEG XL picture, which needs a plugin",

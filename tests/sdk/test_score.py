@@ -9,16 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from declip_runtime.backends.fake import FakeBackend
 from declip_runtime.errors import BackendExecutionError
 from declip_runtime.images import open_image
 from declip_sdk import Scorer
 from declip_sdk.cli import run
+from declip_sdk.cli.heif import register_heif
 
 from . import command
 from .command import FAKE, TINY, in_terminal, start
@@ -54,12 +58,47 @@ def test_a_named_file_is_tried_whatever_it_is_called(photos: Path, capfdbinary: 
     assert names(capfdbinary.readouterr().out) == ["a.dat", ".hidden.jpg"]
 
 
+@pytest.fixture
+def without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As where pillow-heif is not installed."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    register_heif.cache_clear()
+    yield
+    register_heif.cache_clear()
+
+
+@pytest.mark.usefixtures("without_heif")
 def test_photos_that_nothing_here_decodes_are_mentioned(photos: Path, capfdbinary: Any) -> None:
     for name in ("1.heic", "2.HEIC", "3.dng"):
         (photos / name).touch()
     (photos / "broken.jpg").unlink()
     assert run(["score", *FAKE, str(photos)]) == 0
-    assert b"2 .heic, 1 .dng" in capfdbinary.readouterr().err
+    error = capfdbinary.readouterr().err
+    assert b"2 .heic, 1 .dng" in error
+    assert b"pip install pillow-heif" in error
+
+
+def test_heic_is_scored_where_pillow_heif_is_installed(photos: Path, tmp_path: Path, capfd: Any) -> None:
+    pytest.importorskip("pillow_heif")
+    upright = np.zeros((48, 64, 3), np.uint8)
+    upright[:, :20] = 255  # white at the left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # as a phone held upright stores it
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(upright)))
+    program = (
+        "import sys, pillow_heif; from PIL import Image; pillow_heif.register_heif_opener();"
+        "i = Image.open(sys.argv[1]); i.save(sys.argv[2], exif=i.getexif().tobytes(), quality=95)"
+    )
+    turned.save(tmp_path / "turned.png", exif=exif)
+    heic = photos / "IMG_0001.HEIC"
+    subprocess.run([sys.executable, "-c", program, tmp_path / "turned.png", heic], check=True)
+    (photos / "broken.jpg").unlink()
+    assert run(["score", *JSONL, str(photos)]) == 0
+    assert "IMG_0001.HEIC" in names(capfd.readouterr().out)
+    pixels = np.asarray(open_image(heic))
+    assert pixels.shape == (48, 64, 3)
+    assert pixels[:, :16].mean() > 240
+    assert pixels[:, 24:].mean() < 15
 
 
 def test_a_folder_without_images_is_wrong_use(tmp_path: Path, capfdbinary: Any) -> None:
@@ -70,13 +109,15 @@ def test_a_folder_without_images_is_wrong_use(tmp_path: Path, capfdbinary: Any) 
     assert b"looked for .avif" in captured.err
 
 
+@pytest.mark.usefixtures("without_heif")
 def test_a_folder_of_other_things_is_told_why_it_has_no_images(tmp_path: Path, capfdbinary: Any) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "IMG_1.HEIC").touch()
     assert run(["score", *FAKE, str(tmp_path)]) == 2
     error = capfdbinary.readouterr().err
     assert error.count(b"\n") == 1
-    assert b"1 .heic (formats that cannot be decoded here: export them as JPEG); 1 subfolder (-r enters" in error
+    assert b"1 .heic (formats that cannot be decoded here: export them as JPEG, or for HEIC run: pip " in error
+    assert b"install pillow-heif); 1 subfolder (-r enters" in error
     assert b"looked for" not in error
 
 
