@@ -19,7 +19,7 @@ class Record:
     ``id`` is unique in a table. ``image`` is a path, absolute or relative to the table's folder. ``perceptual`` (T_p)
     says how the image looks, ``semantic`` (T_s) what it shows; neither is empty. ``source`` names the data set that
     ``source_text``, the human description, comes from; ``image_sha256`` and ``text_sha256`` (of ``source_text``)
-    are hexadecimal, empty where not known.
+    are hexadecimal, empty where not known. ``image_type`` is Natural, Art, AIGC or what the source calls it.
     """
 
     id: str
@@ -30,10 +30,12 @@ class Record:
     source_text: str = ""
     image_sha256: str = ""
     text_sha256: str = ""
+    image_type: str = ""
 
 
 COLUMNS = tuple(f.name for f in fields(Record))
 REQUIRED = ("id", "image", "perceptual", "semantic")
+_PROVENANCE = "declip.i2t."
 
 
 def read_records(path: Path) -> list[Record]:
@@ -42,14 +44,9 @@ def read_records(path: Path) -> list[Record]:
     Raises TrainingError for a file that cannot be read, a missing column, an empty value of a required column and an
     id that occurs twice, naming the row; nothing is skipped.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise TrainingError(f"{path} is not an I&2T table. Give a file that ends in {', '.join(_READERS)}.")
-    if not path.is_file():
-        raise TrainingError(f"{path} does not exist. Build it with declip i2t, or check the path.")
     seen: dict[str, int] = {}
     records = []
-    for number, row in enumerate(reader(path), 1):
+    for number, row in enumerate(read_rows(path), 1):
         for name in REQUIRED:
             if name not in row:
                 raise TrainingError(f"{path} has no column {name!r}. It needs {', '.join(REQUIRED)}.")
@@ -64,15 +61,52 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write records to ``path`` as Parquet, under a temporary name first."""
+def read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a table (.parquet, .jsonl or .csv, by its name) as they are.
+
+    Raises TrainingError for a file that is missing, of another kind, or damaged.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise TrainingError(f"{path} is not a table. Give a file that ends in {', '.join(_READERS)}.")
+    if not path.is_file():
+        raise TrainingError(f"{path} does not exist. Check the path.")
+    yield from reader(path)
+
+
+def write_records(path: Path, records: Sequence[Record], provenance: Mapping[str, str] | None = None) -> None:
+    """Write records to ``path`` as Parquet, under a temporary name first.
+
+    ``provenance`` says what they were made from (model, hashes); ``read_provenance`` gives it back.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    table = pa.Table.from_pylist([asdict(r) for r in records], schema=pa.schema([(c, pa.string()) for c in COLUMNS]))
+    metadata = {f"{_PROVENANCE}{key}": value for key, value in (provenance or {}).items()}
+    schema = pa.schema([(c, pa.string()) for c in COLUMNS], metadata=metadata)
     partial = path.with_name(path.name + ".partial")
-    parquet.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    try:
+        parquet.write_table(
+            pa.Table.from_pylist([asdict(r) for r in records], schema=schema), partial, compression="zstd"
+        )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_provenance(path: Path) -> dict[str, str]:
+    """What ``write_records`` was told the table was made from; empty for CSV and JSONL."""
+    from pyarrow import parquet
+
+    if path.suffix.lower() != ".parquet":
+        return {}
+    stored = {k.decode(): v.decode() for k, v in (parquet.read_schema(path).metadata or {}).items()}
+    return {k.removeprefix(_PROVENANCE): v for k, v in stored.items() if k.startswith(_PROVENANCE)}
+
+
+def image_path(table: Path, image: str) -> Path:
+    """Where the image of a record of ``table`` lies."""
+    return table.parent / image
 
 
 def _read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -1,0 +1,261 @@
+"""``declip i2t relabel`` as a user runs it: beside a real endpoint, killed in the middle, begun again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from declip_sdk.cli import run
+from declip_training.i2t.candidates import Candidate, candidate_lines
+from declip_training.i2t.records import COLUMNS, read_provenance, read_records
+
+from .chat_server import PERCEPTUAL, ChatServer, Response, chat_server, reply_text
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C reaches what tests start, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def file(candidates: list[Candidate], tmp_path: Path) -> Path:
+    path = tmp_path / "candidates.jsonl"
+    path.write_bytes(b"".join(candidate_lines(candidates)))
+    return path
+
+
+def arguments(file: Path, server: ChatServer, *more: str) -> list[str]:
+    endpoint = ["--base-url", server.url, "--model", "m", "--backoff", "0.01", "--workers", "2"]
+    return ["i2t", "relabel", str(file), "-o", str(file.with_name("t.parquet")), *endpoint, *more]
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_from_candidates_to_a_table_that_passes_its_check(file: Path, tmp_path: Path, capfd: Any) -> None:
+    with chat_server() as server:
+        assert run(arguments(file, server)) == 0
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert "6 records in" in told.err
+    assert "6 replies in this run, 600 tokens sent, 240 written" in told.err
+    table = tmp_path / "t.parquet"
+    frame = pd.read_parquet(table)
+    assert tuple(frame.columns) == COLUMNS
+    assert list(frame["source_text"]) == [f"text {n}" for n in range(6)]
+    assert read_provenance(table)["model"] == "m"
+    assert run(["i2t", "check", str(table)]) == 0
+    assert "6 rows, 0 problems" in capfd.readouterr().err
+    assert {p.name for p in tmp_path.iterdir()} == {"images", file.name, "t.parquet", "t.journal.jsonl"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_after_a_kill_only_what_is_missing_is_asked(number: signal.Signals, file: Path, tmp_path: Path) -> None:
+    """The first three are answered at once, the others only after the kill."""
+    journal = tmp_path / "t.journal.jsonl"
+    release = threading.Event()
+
+    def script(text: str, _: int) -> Response:
+        if text not in ("text 0", "text 1", "text 2"):
+            release.wait(60)
+        return Response()
+
+    with chat_server(script) as server:
+        command = [sys.executable, "-m", "declip_sdk", *arguments(file, server)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") == 4)
+        wait_until(lambda: len(server.seen) == 5)
+        process.send_signal(number)
+        if number == signal.SIGKILL:
+            assert process.wait(30) == -signal.SIGKILL
+            answered = 3
+            assert journal.read_bytes().count(b"\n") == 1 + answered
+            with journal.open("ab") as stream:  # what a kill within a write leaves
+                stream.write(b'{"id": "q-instr')
+        else:  # what was under way, and will be paid for, is waited for
+            assert process.stderr is not None
+            assert "waiting for requests under way" in process.stderr.readline()
+            release.set()
+            assert process.wait(30) == 128 + number
+            answered = 5
+            assert journal.read_bytes().count(b"\n") == 1 + answered
+        release.set()
+        assert not (tmp_path / "t.parquet").exists()
+
+        server.seen.clear()
+        server.script = lambda *_: Response()
+        again = subprocess.run(command, capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+        assert sorted(server.texts()) == [f"text {n}" for n in range(answered, 6)]
+        assert ("was cut off; one reply is asked for again" in again.stderr) == (number == signal.SIGKILL)
+        assert f"{answered} replies in {journal} from before" in again.stderr
+        assert len(read_records(tmp_path / "t.parquet")) == 6
+
+        third = subprocess.run(command, capture_output=True, text=True)
+        assert third.returncode == 0
+        assert len(server.seen) == 6 - answered
+
+
+def test_two_runs_at_once_do_not_pay_twice(file: Path, tmp_path: Path, capfd: Any) -> None:
+    release = threading.Event()
+
+    def script(*_: Any) -> Response:
+        release.wait(60)
+        return Response()
+
+    with chat_server(script) as server:
+        process = subprocess.Popen([sys.executable, "-m", "declip_sdk", *arguments(file, server)])
+        wait_until(lambda: len(server.seen) == 2)
+        assert run(arguments(file, server)) == 2
+        assert "is in use by another run" in capfd.readouterr().err
+        assert len(server.seen) == 2
+        release.set()
+        assert process.wait(60) == 0
+        assert len(server.seen) == 6
+
+
+def test_rejects_are_in_their_file_with_the_reason(file: Path, tmp_path: Path, capfd: Any) -> None:
+    bad = reply_text(semantic=PERCEPTUAL)
+    with chat_server(lambda text, _: Response(bad if text == "text 3" else None)) as server:
+        assert run(arguments(file, server, "--attempts", "2")) == 0
+        rejects = [json.loads(line) for line in (tmp_path / "t.rejects.jsonl").read_text().splitlines()]
+        assert [(r["reason"], r["final"], r["attempts"], r["reply"]) for r in rejects] == [
+            ("the semantic text is 88% perceptual, more than 25%", True, 2, bad)
+        ]
+        told = capfd.readouterr().err
+        assert "set aside 1 x: the semantic text is ...% perceptual" in told
+        assert "1 of 6 set aside in" in told
+        assert len(read_records(tmp_path / "t.parquet")) == 5
+        wider = ["--decoupling", "semantic_maximum_perceptual=1", "--decoupling", "semantic_minimum=0"]
+        assert run(arguments(file, server, "--attempts", "2", *wider)) == 0
+    assert len(server.seen) == 7  # other limits cost nothing
+    assert not (tmp_path / "t.rejects.jsonl").exists()
+    assert len(read_records(tmp_path / "t.parquet")) == 6
+
+
+def test_what_is_not_answered_is_asked_again_by_the_same_command(file: Path, tmp_path: Path, capfd: Any) -> None:
+    with chat_server(lambda text, _: Response(status=500 if text == "text 3" else 200)) as server:
+        assert run(arguments(file, server, "--retries", "1")) == 1
+        told = capfd.readouterr().err
+        assert "asked again 2 x after: 500 Internal Server Error" in told
+        assert "1 of them to be asked again by the same command" in told
+        assert len(read_records(tmp_path / "t.parquet")) == 5
+        server.script = lambda *_: Response()
+        assert run(arguments(file, server)) == 0
+    assert len(read_records(tmp_path / "t.parquet")) == 6
+
+
+def test_an_endpoint_that_refuses_all_is_one_message(file: Path, tmp_path: Path, capfd: Any) -> None:
+    with chat_server(lambda *_: Response(status=400, text="response_format is unknown")) as server:
+        assert run(arguments(file, server)) == 2
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert "failed five times in a row: refused: 400 Bad Request: response_format is unknown" in told
+    assert "--response-format none" in told
+
+
+def test_a_dry_run_asks_and_writes_nothing(file: Path, tmp_path: Path, capfd: Any) -> None:
+    before = sorted(tmp_path.iterdir())
+    command = ["i2t", "relabel", str(file), "-o", str(tmp_path / "t.parquet"), "--dry-run", "--image-tokens", "1000"]
+    assert run([*command, "--price-in", "2", "--price-out", "8"]) == 0
+    lines = dict(line.split(None, 1) for line in capfd.readouterr().out.splitlines()[:2])
+    assert lines == {"candidates": "6", "requests": "6"}
+    assert sorted(tmp_path.iterdir()) == before
+    with chat_server() as server:
+        run(arguments(file, server, "--first", "4"))
+        assert len(server.seen) == 4
+    capfd.readouterr()
+    assert run([*command, "--price-in", "2", "--price-out", "8"]) == 0
+    out = capfd.readouterr().out
+    assert "requests                     2\n" in out
+    assert "tokens sent              2," in out
+    assert "cost" in out
+
+
+def test_the_key_is_the_one_that_is_named(file: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "private")
+    monkeypatch.setenv("MY_KEY", "secret")
+    with chat_server() as server:
+        assert run(arguments(file, server, "--first", "1", "--key-variable", "MY_KEY")) == 0
+        assert server.seen[0].headers["authorization"] == "Bearer secret"
+        assert run(arguments(file, server, "--key-variable", "NO_KEY")) == 2
+        assert "there is no such environment variable" in capfd.readouterr().err
+        assert run(arguments(file, server, "--first", "2")) == 0
+    assert "private" not in server.seen[1].headers["authorization"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--extra", "{x"], "--extra is no JSON"),
+        (["--extra", "[1]"], "--extra is no JSON object"),
+        (["--decoupling", "x=1"], "there is no limit 'x'. Use one of: perceptual_minimum"),
+        (["--decoupling", "perceptual_terms=a"], "give a number"),
+        (["--base-url", "localhost"], "'localhost' is no address"),
+        (["-o", "t.csv"], "Let it end in .parquet"),
+        (["--vocabulary", "none.txt"], "the vocabulary none.txt cannot be read"),
+        (["--prompt", "none.txt"], "the prompt none.txt cannot be read"),
+        (["--journal", "no/such/j"], "the folder no/such does not exist"),
+    ],
+)
+def test_wrong_use_is_one_message(more: list[str], message: str, file: Path, capfd: Any) -> None:
+    with chat_server() as server:
+        assert run(arguments(file, server, *more)) == 2
+    told = capfd.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert not server.seen
+
+
+def test_another_model_needs_another_journal(file: Path, tmp_path: Path, capfd: Any) -> None:
+    with chat_server() as server:
+        assert run(arguments(file, server)) == 0
+        capfd.readouterr()
+        assert run([*arguments(file, server), "--model", "other"]) == 2
+        assert "was begun with another model" in capfd.readouterr().err
+        assert run([*arguments(file, server), "--model", "other", "--journal", str(tmp_path / "o.jsonl")]) == 0
+    assert len(server.seen) == 12
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+def test_a_full_disk_is_one_message(file: Path, tmp_path: Path) -> None:
+    """A limit on file size stands for the full disk: the journal may hold its head, not a reply."""
+    program = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\n"
+        "from declip_sdk.cli import run\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    journal = tmp_path / "t.journal.jsonl"
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    with chat_server() as server:
+        command = [sys.executable, "-c", program, *arguments(file, server)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert f"cannot write {journal}" in done.stderr
+        assert journal.read_bytes().count(b"\n") == 1
+        with contextlib.suppress(FileNotFoundError):
+            assert not (tmp_path / "t.parquet").exists()
+        assert run(arguments(file, server)) == 0
+    assert len(read_records(tmp_path / "t.parquet")) == 6

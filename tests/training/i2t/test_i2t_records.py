@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from dataclasses import asdict, astuple
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pyarrow import parquet
+
+from declip_runtime.errors import TrainingError
+from declip_training.i2t.records import COLUMNS, Record, image_path, read_provenance, read_records, write_records
+
+RECORDS = [
+    Record(
+        "a", "images/a.jpg", "Sharp photo.", "A dog.", "Q-Instruct", 'He said "nice",\nthen left', "00", "11", "Natural"
+    ),
+    Record("ü", "/somewhere/b.jpg", "Weiche Töne \U0001f600", "Cat <b>", image_type="Art"),
+]
+
+
+def test_pandas_reads_what_is_written(tmp_path: Path) -> None:
+    write_records(tmp_path / "t.parquet", RECORDS, {"model": "m"})
+    frame = pd.read_parquet(tmp_path / "t.parquet")
+    assert tuple(frame.columns) == COLUMNS
+    assert [Record(*row) for row in frame.itertuples(index=False)] == RECORDS
+    assert read_records(tmp_path / "t.parquet") == RECORDS
+    assert read_provenance(tmp_path / "t.parquet") == {"model": "m"}
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_the_columns_are_plain_strings_without_nulls(tmp_path: Path) -> None:
+    """What `datasets.load_dataset("parquet", ...)` maps to Value("string")."""
+    write_records(tmp_path / "t.parquet", RECORDS)
+    table = parquet.read_table(tmp_path / "t.parquet")
+    assert {str(field.type) for field in table.schema} == {"string"}
+    assert sum(column.null_count for column in table.columns) == 0
+    assert table.to_pylist() == [asdict(r) for r in RECORDS]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_other_tables_are_read_too(kind: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame([astuple(r) for r in RECORDS], columns=list(COLUMNS)).assign(more=1)
+    path = tmp_path / f"t.{kind}"
+    if kind == "csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    assert read_records(path) == RECORDS
+    assert read_provenance(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": "a"}, "rows 1 and 2 of .* have the same id 'a'"),
+        ({"perceptual": " "}, "row 2 of .*: perceptual is empty"),
+        ({"semantic": None}, "row 2 of .*: semantic is empty"),
+        ({"image": 3}, "row 2 of .*: image is empty or no text"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    rows = [asdict(RECORDS[0]), {**asdict(RECORDS[1]), **change}]
+    pd.DataFrame(rows).to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    with pytest.raises(TrainingError, match=message):
+        read_records(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.xlsx", b"", "is not an I&2T table"),
+        ("t.parquet", b"PAR1 not", "cannot be read as Parquet"),
+        ("t.jsonl", b'{"id": "a"}\n{"id"', "line 2 of .* is not JSON|has no column"),
+        ("t.jsonl", b"[1]\n", "line 1 of .* is not a JSON object"),
+        ("t.jsonl", b"", "holds no records"),
+        ("t.csv", b"id,image\na,b\n", "has no column 'perceptual'"),
+        ("t.csv", "id,ü\n".encode("latin-1"), "Save it as UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TrainingError, match=message):
+        read_records(tmp_path / name)
+    with pytest.raises(TrainingError, match=r"does not exist|is not an I&2T table"):
+        read_records(tmp_path / f"no-{name}")
+
+
+def test_a_failed_write_keeps_the_old_table(tmp_path: Path) -> None:
+    write_records(tmp_path / "t.parquet", RECORDS)
+    with pytest.raises(UnicodeEncodeError):
+        write_records(tmp_path / "t.parquet", [Record("a", "b", "\ud800", "d")])
+    assert read_records(tmp_path / "t.parquet") == RECORDS
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_images_are_relative_to_the_table() -> None:
+    assert image_path(Path("/data/t.parquet"), "images/a.jpg") == Path("/data/images/a.jpg")
+    assert image_path(Path("/data/t.parquet"), "/other/a.jpg") == Path("/other/a.jpg")

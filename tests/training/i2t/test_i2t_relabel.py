@@ -1,0 +1,332 @@
+"""Relabelling against a real HTTP server that speaks the protocol and misbehaves."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from declip_runtime.errors import TrainingError
+from declip_training.i2t.candidates import Candidate
+from declip_training.i2t.endpoint import Endpoint, EndpointError, EndpointOptions
+from declip_training.i2t.journal import Journal
+from declip_training.i2t.pictures import file_sha256
+from declip_training.i2t.prompt import Prompt
+from declip_training.i2t.relabel import Outcome, RelabelOptions, records, relabel
+from declip_training.i2t.reply import Judge
+
+from .chat_server import PERCEPTUAL, SEMANTIC, ChatServer, Response, chat_server, reply_text
+from .conftest import save_image
+
+SETTINGS = {"model": "m"}
+
+
+def run(
+    candidates: list[Candidate],
+    server: ChatServer,
+    judge: Judge,
+    journal: Path,
+    options: RelabelOptions | None = None,
+    **endpoint: Any,
+) -> tuple[Outcome, Endpoint]:
+    stop = threading.Event()
+    defaults = {"timeout": 5.0, "retries": 3, "backoff": 0.01, "longest_backoff": 0.05}
+    asker = Endpoint(EndpointOptions(server.url, "m", **{**defaults, **endpoint}), stop)
+    with Journal(journal, SETTINGS) as opened:
+        options = options or RelabelOptions(workers=3)
+        return relabel(candidates, asker, stop, Prompt.read(), judge, opened, options), asker
+
+
+def first_then(*responses: Response, good: Response | None = None) -> Callable[[str, int], Response]:
+    """Candidate ``text 0`` meets these one after the other, then a good reply; the others meet good ones only."""
+
+    def script(text: str, before: int) -> Response:
+        return responses[before] if text == "text 0" and before < len(responses) else good or Response()
+
+    return script
+
+
+def test_all_is_well(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    with chat_server() as server:
+        outcome, asker = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert sorted(server.texts()) == [c.source_text for c in candidates]
+    assert not asker.waits
+    assert (outcome.asked, outcome.tokens_in, outcome.tokens_out) == (6, 600, 240)
+    made = records(tmp_path / "t.parquet", candidates, outcome)
+    assert [r.id for r in made] == [c.id for c in candidates]
+    assert {(r.perceptual, r.semantic) for r in made} == {(PERCEPTUAL, SEMANTIC)}
+    assert [r.image for r in made] == [f"images/{n}.jpg" for n in range(6)]
+    assert [r.image_sha256 for r in made] == [file_sha256(Path(c.image)) for c in candidates]
+    elsewhere = tmp_path / "elsewhere" / "t.parquet"
+    assert [r.image for r in records(elsewhere, candidates, outcome)] == [c.image for c in candidates]
+
+
+def test_the_request_is_what_the_protocol_says(tmp_path: Path, candidates: list[Candidate], judge: Judge) -> None:
+    save_image(Path(candidates[0].image), 0, (1000, 500))
+    with chat_server() as server:
+        options = RelabelOptions(max_side=200, workers=1)
+        run(candidates[:1], server, judge, tmp_path / "j.jsonl", options, key="secret", extra={"temperature": 0.5})
+    seen = server.seen[0]
+    assert seen.headers["authorization"] == "Bearer secret"
+    assert (seen.body["model"], seen.body["temperature"]) == ("m", 0.5)
+    assert seen.body["response_format"]["json_schema"]["schema"]["required"] == ["perceptual", "semantic"]
+    image, text = seen.body["messages"][0]["content"]
+    head, _, data = image["image_url"]["url"].partition(",")
+    assert head == "data:image/jpeg;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (200, 100)
+    assert "text 0" in text["text"]
+
+
+def test_nothing_of_the_environment_is_sent(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY"):
+        monkeypatch.setenv(name, "private")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/private")
+    with chat_server() as server:
+        run(candidates[:1], server, judge, tmp_path / "j.jsonl", response_format="none")
+    assert "private" not in repr(server.seen[0].headers)
+    assert "response_format" not in server.seen[0].body
+
+
+def test_a_rate_limit_makes_every_worker_wait(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    limited = threading.Event()
+
+    def script(*_: Any) -> Response:
+        if not limited.is_set():
+            limited.set()
+            return Response(status=429, headers={"Retry-After": "1"})
+        return Response(stall=0.2)
+
+    with chat_server(script) as server:
+        outcome, asker = run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=3), backoff=60.0)
+    assert len(outcome.accepted) == 6
+    assert asker.waits == {"429 Too Many Requests": 1}
+    assert len(server.seen) == 7
+    times = [seen.at - server.seen[0].at for seen in server.seen]
+    assert max(times[:3]) < 0.2  # were under way when the limit was met
+    assert min(times[3:]) >= 0.95
+
+
+@pytest.mark.parametrize(
+    "after", [{"retry-after-ms": "300"}, {"Retry-After": "0.3"}, {"Retry-After": "in two seconds"}]
+)
+def test_other_ways_to_say_when(
+    after: dict[str, str], candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    script = first_then(Response(status=429, headers=after))
+    with chat_server(script) as server:
+        outcome, _ = run(candidates[:1], server, judge, tmp_path / "j.jsonl", backoff=0.3, longest_backoff=1.0)
+    assert len(outcome.accepted) == 1
+    assert 0.2 <= server.seen[1].at - server.seen[0].at < 2
+
+
+def test_a_date_is_a_way_to_say_when_too(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    script = first_then(Response(status=503, headers={"Retry-After": formatdate(time.time() + 2, usegmt=True)}))
+    with chat_server(script) as server:
+        run(candidates[:1], server, judge, tmp_path / "j.jsonl")
+    assert 0.8 <= server.seen[1].at - server.seen[0].at < 3
+
+
+def test_an_endpoint_that_wants_hours_ends_the_run(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    script = first_then(Response(status=429, headers={"Retry-After": "86400"}))
+    with chat_server(script) as server, pytest.raises(EndpointError, match=r"asks to wait 24\.0 hours"):
+        run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
+
+
+BROKEN = {
+    "500": Response(status=500),
+    "529": Response(status=529),
+    "stall": Response(stall=1.0),
+    "stall in the body": Response(stall_body=1.0),
+    "cut connection": Response(cut=True),
+    "half of the JSON": Response(body=b'{"id": "x", "choices": [{"mess'),
+    "a page of a proxy": Response(body=b"<html>busy</html>", headers={"Content-Type": "text/html"}),
+    "JSON of something else": Response(body=b'{"hello": 1}'),
+    "no choices": Response(body=b'{"choices": []}'),
+    "choices of another type": Response(body=b'{"choices": [{"message": {"content": [1]}, "finish_reason": 3}]}'),
+    "null": Response(body=b"null"),
+    "an empty body": Response(body=b""),
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_what_breaks_is_asked_again(name: str, candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    with chat_server(first_then(BROKEN[name], BROKEN[name])) as server:
+        outcome, asker = run(candidates[:2], server, judge, tmp_path / "j.jsonl", timeout=0.4)
+    assert len(outcome.accepted) == 2
+    assert not outcome.set_aside
+    assert sum(asker.waits.values()) == 2
+    assert server.asked == {"text 0": 3, "text 1": 1}
+    assert outcome.asked == 2  # what came to nothing is not in the journal
+
+
+def test_what_always_breaks_is_set_aside_and_the_others_are_not(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    with chat_server(lambda text, _: Response(status=500 if text == "text 0" else 200)) as server:
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl", retries=2)
+        assert server.asked["text 0"] == 3
+        assert [(s.candidate.source_text, s.final) for s in outcome.set_aside] == [("text 0", False)]
+        assert outcome.set_aside[0].reason == "not answered: 500 Internal Server Error, 3 times"
+        assert len(outcome.accepted) == 5
+        server.script = lambda *_: Response()  # it is mended
+        again, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert (again.asked, len(again.accepted)) == (1, 6)
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
+def test_a_refusal_is_not_asked_again(status: int, candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    with chat_server() as server:
+        server.script = lambda text, _: Response(status=status, text="policy") if text == "text 0" else Response()
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert server.asked["text 0"] == 1
+    assert [s.reason.endswith(": policy") for s in outcome.set_aside] == [True]
+    assert len(outcome.accepted) == 5
+
+
+def test_when_all_are_refused_the_run_stops(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    with chat_server(lambda *_: Response(status=400, text="unknown field response_format")) as server:
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
+    assert len(server.seen) == 5
+    assert outcome.stopped == "refused: 400 Bad Request: unknown field response_format"
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_wrong_key_or_model_ends_the_run_at_once(
+    status: int, candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    message = "no such model. Check the address, the model 'm', and the key"
+    with chat_server(lambda *_: Response(status=status, text="no such model")) as server:
+        with pytest.raises(EndpointError) as raised:
+            run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
+        assert message in str(raised.value)
+    assert len(server.seen) == 1
+
+
+def test_a_budget_that_is_used_up_ends_the_run(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    body = b'{"error": {"message": "quota", "code": "insufficient_quota"}}'
+    with chat_server(lambda *_: Response(status=429, body=body)) as server, pytest.raises(EndpointError, match="quota"):
+        run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
+
+
+def test_nobody_listening(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    with chat_server() as server:
+        pass
+    outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1), retries=1)
+    assert outcome.stopped is not None
+    assert "connection failed" in outcome.stopped
+    assert "2 times" in outcome.stopped
+    with pytest.raises(TrainingError, match="'localhost:8000' is no address"):
+        Endpoint(EndpointOptions("localhost:8000", "m"), threading.Event())
+
+
+SPANISH = "La foto es nítida y está bien iluminada, con luz suave y cálida, colores apagados y composición equilibrada."
+COUPLED = "A brown dog with sharp eyes runs on green grass in soft light with a blurred background."
+UNACCEPTABLE = {
+    "no JSON": ("Sorry, I cannot do that.", "no JSON object in the reply"),
+    "two objects": (reply_text() + reply_text(), "2 JSON objects in the reply instead of one"),
+    "other keys": ('{"perceptual": "a", "content": "b"}', "the keys are 'perceptual', 'content' instead"),
+    "wrong language": (reply_text(perceptual=SPANISH), "the perceptual text is not English"),
+    "wrong script": (
+        reply_text(semantic="一只棕色的狗在湖边的草地上奔跑。"),
+        "the semantic text is not written in Latin",
+    ),
+    "coupled perceptual": (reply_text(perceptual=COUPLED), "the perceptual text is 36% semantic"),
+    "coupled semantic": (reply_text(semantic=PERCEPTUAL), "the semantic text is 88% perceptual"),
+    "empty": ('{"perceptual": " ", "semantic": "A dog."}', "the perceptual text is empty"),
+    "too long": (reply_text(semantic=f"{SEMANTIC} " * 5), "the semantic text has 90 words, more than 60"),
+}
+
+
+@pytest.mark.parametrize("name", list(UNACCEPTABLE))
+def test_a_reply_that_is_not_acceptable_is_asked_again_with_the_reason_then_set_aside(
+    name: str, candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    bad, reason = UNACCEPTABLE[name]
+    with chat_server(first_then(Response(bad))) as server:
+        outcome, _ = run(candidates[:2], server, judge, tmp_path / "1.jsonl")
+    assert len(outcome.accepted) == 2
+    assert outcome.asked == 3
+    second = next(s.body["messages"] for s in server.seen if len(s.body["messages"]) > 1)
+    assert [m["role"] for m in second] == ["user", "assistant", "user"]
+    assert second[1]["content"] == bad
+    assert reason in second[2]["content"]
+
+    with chat_server(lambda text, _: Response(bad if text == "text 0" else reply_text())) as server:
+        outcome, _ = run(candidates[:2], server, judge, tmp_path / "2.jsonl", RelabelOptions(attempts=2))
+        assert server.asked == {"text 0": 2, "text 1": 1}
+        assert [s.reason.startswith(reason) for s in outcome.set_aside] == [True]
+        assert (outcome.set_aside[0].attempts, outcome.set_aside[0].reply, outcome.set_aside[0].final) == (2, bad, True)
+        again, _ = run(candidates[:2], server, judge, tmp_path / "2.jsonl", RelabelOptions(attempts=2))
+    assert again.asked == 0  # paid for already
+    assert again.set_aside == outcome.set_aside
+    assert again.accepted == outcome.accepted
+
+
+def test_a_reply_cut_off_at_the_token_limit_says_so(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    with chat_server(lambda *_: Response('{"perceptual": "The im', finish="length")) as server:
+        outcome, _ = run(candidates[:1], server, judge, tmp_path / "j.jsonl", RelabelOptions(attempts=1))
+    assert outcome.set_aside[0].reason == "no JSON object in the reply (cut off at the model's token limit)"
+
+
+def test_an_image_that_cannot_be_opened_costs_nothing(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    Path(candidates[0].image).write_bytes(b"no picture")
+    Path(candidates[1].image).unlink()
+    with chat_server() as server:
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert sorted(server.texts()) == [f"text {n}" for n in range(2, 6)]
+    assert {s.candidate.source_text for s in outcome.set_aside} == {"text 0", "text 1"}
+    assert len(outcome.accepted) == 4
+
+
+def test_workers_ask_at_the_same_time(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    with chat_server(lambda *_: Response(stall=0.3)) as server:
+        run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=6))
+    assert server.most_at_once >= 3
+
+
+def test_other_limits_judge_the_same_replies_anew(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    with chat_server() as server:
+        run(candidates, server, judge, tmp_path / "j.jsonl")
+        strict = Judge(judge.vocabularies, judge.limits, max_words=10)
+        refused, _ = run(candidates, server, strict, tmp_path / "j.jsonl", RelabelOptions(attempts=1))
+        assert len(refused.set_aside) == 6
+        back, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert len(back.accepted) == 6
+    assert len(server.seen) == 6
+
+
+def test_a_full_disk_stops_the_run_and_the_journal_stays_whole(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    synced = os.fsync
+    calls = []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with chat_server() as server:
+        with pytest.raises(OSError, match="No space left"):
+            run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
+        lines = (tmp_path / "j.jsonl").read_bytes()
+        assert lines.endswith(b"\n")
+        assert lines.count(b"\n") == 2  # the head and one reply
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert outcome.asked == 5

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from declip_runtime.errors import TrainingError
+from declip_training.i2t.inflection import inflections
+from declip_training.i2t.vocabulary import Vocabulary, words
+
+
+def of(*terms: str) -> Vocabulary:
+    return Vocabulary(dict.fromkeys(terms, ""))
+
+
+def found(vocabulary: Vocabulary, text: str) -> list[str]:
+    return [match.term for match in vocabulary.matches(text)]
+
+
+def test_the_longest_term_counts_and_its_words_do_not_count_again() -> None:
+    vocabulary = of("depth", "field", "depth of field", "shallow depth of field", "shallow")
+    assert found(vocabulary, "A shallow depth of field, a shallow depth.") == [
+        "shallow depth of field",
+        "shallow",
+        "depth",
+    ]
+    assert found(vocabulary, "shallow depth of a field") == ["shallow", "depth", "field"]
+
+
+def test_words_have_boundaries() -> None:
+    vocabulary = of("art", "tone", "red")
+    assert found(vocabulary, "The party started a stone; hundred, reddish") == []
+    assert found(vocabulary, "ART, tone. (red)") == ["art", "tone", "red"]
+
+
+@pytest.mark.parametrize(
+    ("term", "forms"),
+    [
+        ("blur", "blurs blurred blurring"),
+        ("saturate", "saturated saturating saturates"),
+        ("hazy", "hazier haziest hazily"),
+        ("sharp", "sharper sharpest sharply"),
+        ("subtle", "subtly subtler"),
+        ("dramatic", "dramatically"),
+        ("blemish", "blemishes blemished"),
+        ("harmony", "harmonies"),
+        ("dim", "dimmed dimmer"),
+        ("blend", "blending blended"),
+        ("crop", "cropped cropping"),
+        ("glow", "glowing glowed"),
+        ("leading line", "leading lines"),
+        ("out of focus", "out-of-focus"),
+        ("colour", "color colors colored Colours"),
+        ("grey", "gray grayer"),
+        ("off centre", "off-center"),
+        ("bird's eye view", "bird\u2019s-eye view"),
+    ],
+)
+def test_simple_inflections_match(term: str, forms: str) -> None:
+    vocabulary = of(term)
+    several = [forms] if " " in term or "-" in forms else forms.split()
+    for form in several:
+        assert found(vocabulary, f"x {form} y") == [term], form
+
+
+def test_an_exact_term_matches_as_it_is_written() -> None:
+    vocabulary = of("=light", "lighting")
+    assert found(vocabulary, "Light lighting lightly lighter lights") == ["light", "lighting"]
+
+
+def test_a_term_goes_before_the_inflection_of_another() -> None:
+    assert found(of("colour", "coloured"), "colored, colours") == ["coloured", "colour"]
+    assert found(of("coloured", "colour"), "colored, colours") == ["coloured", "colour"]
+
+
+def test_repeats_count_once_unless_wanted() -> None:
+    vocabulary = of("noise", "blur")
+    assert vocabulary.count("Noise, noise and blur, blurred noise") == 2
+    assert vocabulary.count("Noise, noise and blur, blurred noise", repeats=True) == 5
+
+
+_WORDS = st.sampled_from(["red", "deep", "blue", "light", "of", "field", "reddish", "x"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sets(st.lists(_WORDS, min_size=1, max_size=3).map(" ".join), min_size=1), st.lists(_WORDS, max_size=20))
+def test_matching_is_what_a_regular_expression_finds(terms: set[str], text: list[str]) -> None:
+    """Exact terms, longest first, from left to right, in an implementation that shares nothing with ours."""
+    ordered = "|".join(map(re.escape, sorted(terms, key=lambda t: -t.count(" "))))
+    expected = re.findall(rf"(?<!\S)(?:{ordered})(?!\S)", " ".join(text))
+    assert found(of(*(f"={term}" for term in terms)), " ".join(text)) == expected
+
+
+@given(st.text(max_size=200))
+def test_any_text_can_be_matched(text: str) -> None:
+    tokens = words(text)
+    for match in Vocabulary.bundled("perceptual").matches(text):
+        assert 0 <= match.start < match.end <= len(tokens)
+
+
+@given(st.text(alphabet="abeilnrsuy", min_size=1, max_size=9))
+def test_a_word_is_one_of_its_forms(word: str) -> None:
+    assert word in inflections(word)
+
+
+def test_what_ships_is_large_grouped_and_apart() -> None:
+    perceptual, semantic = Vocabulary.bundled("perceptual"), Vocabulary.bundled("semantic")
+    sizes = Counter(perceptual.groups.values())
+    assert len(perceptual) > 700
+    assert min(sizes.values()) >= 20
+    for group in ("clarity", "light", "colour", "contrast", "composition"):
+        assert group in sizes
+    assert any("noise" in group for group in sizes)
+    assert any("emotion" in group for group in sizes)
+    assert any("depth" in group for group in sizes)
+    assert len(semantic) > 500
+    assert not perceptual.groups.keys() & semantic.groups.keys()
+    for term in perceptual.groups:
+        assert perceptual.count(f"x {term} y") == 1, term
+
+
+def test_a_rich_and_a_poor_description() -> None:
+    vocabulary = Vocabulary.bundled("perceptual")
+    rich = (
+        "The image is slightly blurry with visible noise in the shadows, the colours are washed out and "
+        "the composition is unbalanced, although the lighting is soft."
+    )
+    assert vocabulary.count(rich) >= 7
+    assert vocabulary.count("Two dogs are playing with a ball in the park near the lake.") < 3
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "v.txt"
+    path.write_text("\ufeff# mine\nbokeh\n\n[tone]\nMoody,  film   look # two\n=soft\nbokeh\n", encoding="utf-8")
+    vocabulary = Vocabulary.read(path)
+    assert vocabulary.groups == {"bokeh": "", "moody": "tone", "film look": "tone", "soft": "tone"}
+    assert found(vocabulary, "Softer, soft film looks") == ["soft", "film look"]
+    assert vocabulary.sha256 != of("bokeh").sha256
+
+
+@pytest.mark.parametrize("content", [b"", b"# nothing\n[a]\n,,\n", b"\xff\xfe"])
+def test_a_file_without_terms_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "v.txt").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"holds no terms|cannot be read"):
+        Vocabulary.read(tmp_path / "v.txt")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        Vocabulary.read(tmp_path / "none.txt")

@@ -1,0 +1,227 @@
+"""A chat-completions endpoint, patiently: rate limits, overload, time-outs and broken replies are waited out."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from declip_runtime.errors import TrainingError
+
+from .reply import SCHEMA
+
+if TYPE_CHECKING:
+    import openai
+
+ResponseFormat = Literal["schema", "object", "none"]
+_FORMATS: Mapping[str, dict[str, Any]] = {
+    "schema": {
+        "type": "json_schema",
+        "json_schema": {"name": "descriptions", "strict": True, "schema": SCHEMA},
+    },
+    "object": {"type": "json_object"},
+}
+_LONGEST_WAIT = 3600.0
+_RETRIED = (408, 409, 425)
+
+
+class EndpointError(TrainingError):
+    """The endpoint cannot serve anybody: a wrong address, model or key, or a budget that is used up."""
+
+
+class RefusedError(Exception):
+    """This one request is refused for good; the message is the reason."""
+
+
+class UnansweredError(Exception):
+    """This one request was tried as often as allowed; the message is the last reason."""
+
+
+class StoppedError(Exception):
+    """The run ends; nothing is to be asked any more."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model wrote, why it stopped, tokens (0 where not told), and how many seconds it took."""
+
+    text: str
+    finish: str
+    tokens_in: int
+    tokens_out: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EndpointOptions:
+    """Where and how to ask.
+
+    ``key`` None sends a placeholder, as local servers expect. ``timeout`` is seconds without a byte from the server.
+    A request is tried 1 + ``retries`` times, with pauses of ``backoff`` seconds that double up to ``longest_backoff``,
+    or as long as the server says. ``extra`` is merged into the request's body (temperature, max_tokens, ...).
+    """
+
+    base_url: str
+    model: str
+    key: str | None = None
+    timeout: float = 120.0
+    retries: int = 6
+    backoff: float = 1.0
+    longest_backoff: float = 60.0
+    response_format: ResponseFormat = "schema"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Endpoint:
+    """Asks one endpoint from many threads; a rate limit that one of them meets makes all of them wait.
+
+    ``waits`` counts why requests were repeated. After ``stop`` is set, ``ask`` raises StoppedError instead of waiting.
+    """
+
+    def __init__(self, options: EndpointOptions, stop: threading.Event) -> None:
+        self.options = options
+        self.waits: Counter[str] = Counter()
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._open_again = 0.0
+        self._client = _client(options)
+
+    def ask(self, messages: list[dict[str, Any]]) -> Answer:
+        """Send one chat and return the answer.
+
+        Raises RefusedError, UnansweredError or StoppedError for this request, EndpointError where none can succeed.
+        """
+        pause, reason = self.options.backoff, ""
+        for _ in range(1 + self.options.retries):
+            self._wait_for_the_gate()
+            reason, told = self._try(messages)
+            if isinstance(told, Answer):
+                return told
+            with self._lock:
+                self.waits[reason] += 1
+            own = min(pause, self.options.longest_backoff) * random.uniform(0.75, 1.25)
+            pause *= 2
+            if told is not None or reason == "429 Too Many Requests":
+                self._close_the_gate(own if told is None else told)
+            elif self._stop.wait(own):
+                raise StoppedError
+        raise UnansweredError(f"{reason}, {1 + self.options.retries} times")
+
+    def _try(self, messages: list[dict[str, Any]]) -> tuple[str, Answer | float | None]:
+        """The answer; or why there is none and how many seconds the server wants us to wait (None: it does not say)."""
+        import openai
+
+        start = time.monotonic()
+        try:
+            completion = self._create(messages)
+        except openai.APITimeoutError:
+            return f"no byte in {self.options.timeout:g} s", None
+        except openai.APIStatusError as error:
+            return self._status(error)
+        except openai.APIConnectionError as error:
+            return f"connection failed ({_innermost(error)})", None
+        except (openai.APIError, ValueError) as error:  # the body is no JSON, or half of one
+            return f"broken reply ({type(error).__name__})", None
+        answer = _read(completion, time.monotonic() - start)
+        return ("broken reply (not a chat completion)", None) if answer is None else ("", answer)
+
+    def _create(self, messages: list[dict[str, Any]]) -> Any:
+        optional = {"response_format": _FORMATS[f]} if (f := self.options.response_format) in _FORMATS else {}
+        create: Any = self._client.chat.completions.create
+        return create(model=self.options.model, messages=messages, extra_body=dict(self.options.extra), **optional)
+
+    def _status(self, error: openai.APIStatusError) -> tuple[str, float | None]:
+        status = error.status_code
+        reason = f"{status} {error.response.reason_phrase}".strip()
+        told = _told(error)
+        if status in (401, 404) or (status == 429 and getattr(error, "code", None) == "insufficient_quota"):
+            raise EndpointError(
+                f"{self.options.base_url} answers {reason}: {told}. Check the address, the model "
+                f"{self.options.model!r}, and the key, whose variable --key-variable names."
+            ) from error
+        if status != 429 and status < 500 and status not in _RETRIED:
+            raise RefusedError(f"{reason}: {told}") from error
+        return reason, _retry_after(error.response.headers)
+
+    def _wait_for_the_gate(self) -> None:
+        while True:
+            with self._lock:
+                left = self._open_again - time.monotonic()
+            if self._stop.is_set() or (left > 0 and self._stop.wait(left)):
+                raise StoppedError
+            if left <= 0:
+                return
+
+    def _close_the_gate(self, seconds: float) -> None:
+        if seconds > _LONGEST_WAIT:
+            raise EndpointError(
+                f"{self.options.base_url} asks to wait {seconds / 3600:.1f} hours. Run the same command again then."
+            )
+        with self._lock:
+            self._open_again = max(self._open_again, time.monotonic() + seconds)
+
+
+def _client(options: EndpointOptions) -> openai.OpenAI:
+    try:
+        import openai
+    except ModuleNotFoundError as error:
+        raise TrainingError("relabelling needs the package openai. Run: pip install 'declip-sdk[train]'") from error
+    if not options.base_url.startswith(("http://", "https://")):
+        raise TrainingError(f"{options.base_url!r} is no address. Give one such as http://localhost:8000/v1.")
+    client = openai.OpenAI(
+        base_url=options.base_url, api_key=options.key or "none", timeout=options.timeout, max_retries=0
+    )
+    client.organization = client.project = None  # the environment's are nobody else's business
+    return client
+
+
+def _read(completion: Any, seconds: float) -> Answer | None:
+    """The library does not check what servers send, so everything may be missing or of another type."""
+    try:
+        choice = completion.choices[0]
+        text = choice.message.content or getattr(choice.message, "refusal", None) or ""
+        finish = choice.finish_reason or ""
+    except (AttributeError, IndexError, TypeError):
+        return None
+    if not isinstance(text, str) or not isinstance(finish, str):
+        return None
+    usage = getattr(completion, "usage", None)
+    told = [getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
+    tokens_in, tokens_out = (number if isinstance(number, int) else 0 for number in told)
+    return Answer(text, finish, tokens_in, tokens_out, round(seconds, 3))
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server wants us to wait: a number, or a date; None where it does not say."""
+    milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
+    try:
+        if milliseconds is not None:
+            return max(0.0, float(milliseconds) / 1000)
+        if value is None:
+            return None
+        if value.strip().replace(".", "", 1).isdigit():
+            return float(value)
+        date = parsedate_to_datetime(value)
+        date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+        return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _told(error: openai.APIStatusError) -> str:
+    """What the server said, on one line and not too long."""
+    body = error.body
+    said = body.get("message") if isinstance(body, dict) else body
+    return " ".join(str(said or error.message).split())[:300].rstrip(".")
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,0 +1,256 @@
+"""Relabelling: a vision-language model writes a perceptual and a semantic description of every candidate."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+
+from declip_runtime.errors import ImageError
+
+from .candidates import Candidate
+from .endpoint import Answer, Endpoint, RefusedError, StoppedError, UnansweredError
+from .journal import Journal, Reply
+from .pictures import data_url, file_sha256
+from .prompt import Prompt
+from .records import Record
+from .reply import Descriptions, Judge, ReplyError
+
+_FAILURES_IN_A_ROW = 5
+
+
+@dataclass(frozen=True)
+class RelabelOptions:
+    """Longest side of the image that is sent in pixels, replies that are paid for at most, requests at a time."""
+
+    max_side: int = 768
+    attempts: int = 3
+    workers: int = 8
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A candidate without descriptions: why, how many replies were tried, and the last of them.
+
+    ``final`` False: it was not answered, and the next run asks again.
+    """
+
+    candidate: Candidate
+    reason: str
+    attempts: int
+    reply: str
+    final: bool
+
+
+@dataclass
+class Outcome:
+    """What became of the candidates; ``asked`` are the replies of this run, ``stopped`` why it ended early."""
+
+    accepted: dict[str, tuple[Descriptions, str]] = field(default_factory=dict)
+    set_aside: list[SetAside] = field(default_factory=list)
+    asked: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    stopped: str | None = None
+
+    def unanswered(self) -> list[SetAside]:
+        """What the next run will ask again."""
+        return [one for one in self.set_aside if not one.final]
+
+    def reasons(self) -> Counter[str]:
+        """How often which reason set a candidate aside; numbers and names are left out, so that equal ones meet."""
+        return Counter(re.sub(r"'[^']*'|\d+", "...", one.reason) for one in self.set_aside)
+
+
+def judge_replies(judge: Judge, replies: Iterable[Reply]) -> tuple[Descriptions | None, str, Reply | None]:
+    """The first acceptable of some replies; or None, why the last one is not, and that one."""
+    reason, last = "", None
+    for last in replies:
+        try:
+            return judge.accept(last.text), "", last
+        except ReplyError as error:
+            limit = " (cut off at the model's token limit)" if last.finish == "length" else ""
+            reason = f"{error}{limit}"
+    return None, reason, last
+
+
+def pending(
+    candidates: Iterable[Candidate], journal_replies: dict[str, list[Reply]], judge: Judge, attempts: int
+) -> list[Candidate]:
+    """Candidates that have no acceptable reply yet and attempts left."""
+    return [
+        c
+        for c in candidates
+        if len(replies := journal_replies.get(c.id, [])) < attempts and judge_replies(judge, replies)[0] is None
+    ]
+
+
+def relabel(
+    candidates: Sequence[Candidate],
+    endpoint: Endpoint,
+    stop: threading.Event,
+    prompt: Prompt,
+    judge: Judge,
+    journal: Journal,
+    options: RelabelOptions | None = None,
+    *,
+    advance: Callable[[], None] = lambda: None,
+    interrupted: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Ask for every candidate that the journal does not answer yet; each reply is in the journal before it counts.
+
+    A reply that is not acceptable is asked again, with the reason, until ``attempts`` replies are there; then the
+    candidate is set aside. So is one whose image cannot be opened, without a request. Five requests in a row that
+    fail for good end the run: ``Outcome.stopped``. ``advance`` is called after each candidate. After the first
+    KeyboardInterrupt ``interrupted`` is called, requests under way are waited for, and it is raised again.
+
+    Raises EndpointError where no request can succeed, OSError where the journal cannot be written.
+    """
+    run = _Run(candidates, endpoint, stop, prompt, judge, journal, options or RelabelOptions(), advance)
+    # Not Thread.join: where it is interrupted, Python 3.11 takes the thread for finished.
+    ended: SimpleQueue[None] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            run.work()
+        finally:
+            ended.put(None)
+
+    running = 0
+    try:
+        for _ in range(run.options.workers):
+            threading.Thread(target=work, daemon=True).start()
+            running += 1
+        while running:
+            ended.get()
+            running -= 1
+    except KeyboardInterrupt:
+        stop.set()
+        interrupted()
+        while running:
+            ended.get()
+            running -= 1
+        raise
+    if run.error is not None:
+        raise run.error
+    return run.outcome
+
+
+class _Run:
+    """What the threads of one run share."""
+
+    def __init__(
+        self,
+        candidates: Iterable[Candidate],
+        endpoint: Endpoint,
+        stop: threading.Event,
+        prompt: Prompt,
+        judge: Judge,
+        journal: Journal,
+        options: RelabelOptions,
+        advance: Callable[[], None],
+    ) -> None:
+        self.options = options
+        self.outcome = Outcome()
+        self.error: BaseException | None = None
+        self._waiting = iter(candidates)
+        self._endpoint, self._stop, self._prompt = endpoint, stop, prompt
+        self._judge, self._journal, self._advance = judge, journal, advance
+        self._lock = threading.Lock()
+        self._failures = 0
+
+    def work(self) -> None:
+        """Take one candidate after the other until there are none, or the run stops."""
+        try:
+            while not self._stop.is_set():
+                with self._lock:
+                    candidate = next(self._waiting, None)
+                if candidate is None:
+                    return
+                self._one(candidate)
+                with self._lock:
+                    self._advance()
+        except StoppedError:
+            return
+        except BaseException as error:  # noqa: BLE001 - the thread that started us raises it
+            with self._lock:
+                self.error = self.error or error
+            self._stop.set()
+
+    def _one(self, candidate: Candidate) -> None:
+        replies = list(self._journal.replies.get(candidate.id, ()))
+        found, reason, last = judge_replies(self._judge, replies)
+        image = ""
+        try:
+            while found is None and len(replies) < self.options.attempts:
+                image = image or data_url(Path(candidate.image), self.options.max_side)
+                last = self._ask(candidate, image, None if last is None else (last.text, reason))
+                replies.append(last)
+                found, reason, _ = judge_replies(self._judge, [last])
+        except ImageError as error:
+            self._set_aside(candidate, str(error), replies, final=True)
+        except RefusedError as error:
+            self._fail(candidate, f"refused: {error}", replies)
+        except UnansweredError as error:
+            self._fail(candidate, f"not answered: {error}", replies)
+        else:
+            if found is None or last is None:
+                self._set_aside(candidate, reason, replies, final=True)
+            else:
+                with self._lock:
+                    self.outcome.accepted[candidate.id] = (found, last.image_sha256)
+
+    def _ask(self, candidate: Candidate, image: str, rejected: tuple[str, str] | None) -> Reply:
+        seen = file_sha256(Path(candidate.image))
+        answer: Answer = self._endpoint.ask(self._prompt.messages(candidate.source_text, image, rejected))
+        tokens = {"tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out}
+        reply = Reply(candidate.id, answer.text, answer.finish, seen, seconds=answer.seconds, **tokens)
+        self._journal.append(reply)
+        with self._lock:
+            self._failures = 0
+            self.outcome.asked += 1
+            self.outcome.tokens_in += answer.tokens_in
+            self.outcome.tokens_out += answer.tokens_out
+        return reply
+
+    def _fail(self, candidate: Candidate, reason: str, replies: Sequence[Reply]) -> None:
+        """One that fails is set aside; when all do, the reason is not the candidate."""
+        self._set_aside(candidate, reason, replies, final=False)
+        with self._lock:
+            self._failures += 1
+            if self._failures >= _FAILURES_IN_A_ROW:
+                self.outcome.stopped = self.outcome.stopped or reason
+                self._stop.set()
+
+    def _set_aside(self, candidate: Candidate, reason: str, replies: Sequence[Reply], *, final: bool) -> None:
+        last = replies[-1].text if replies else ""
+        with self._lock:
+            self.outcome.set_aside.append(SetAside(candidate, reason, len(replies), last, final))
+
+
+def records(table: Path, candidates: Iterable[Candidate], outcome: Outcome) -> list[Record]:
+    """The accepted candidates as records of ``table``, in their order; images below its folder get relative paths."""
+    folder = table.resolve().parent
+    made = []
+    for candidate in candidates:
+        if candidate.id in outcome.accepted:
+            found, image_sha256 = outcome.accepted[candidate.id]
+            image = Path(candidate.image)
+            made.append(
+                Record(
+                    id=candidate.id,
+                    image=image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(image),
+                    perceptual=found.perceptual,
+                    semantic=found.semantic,
+                    source=candidate.source,
+                    source_text=candidate.source_text,
+                    image_sha256=image_sha256,
+                    text_sha256=candidate.text_sha256,
+                    image_type=candidate.image_type,
+                )
+            )
+    return made

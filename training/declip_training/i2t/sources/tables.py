@@ -1,0 +1,41 @@
+"""Any JSONL, CSV or Parquet file with a column of image paths and one of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from declip_runtime.errors import TrainingError
+from declip_training.i2t.records import read_rows
+from declip_training.i2t.tally import Tally
+
+from .json_stream import LINES, json_objects
+
+
+def read_table(
+    path: Path, tally: Tally, image: str, text: str, kind: str | None
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (where, image, text, image type) from the columns ``image``, ``text`` and ``kind`` (None: no such column).
+
+    Raises TrainingError for a file of another form and for a column that no row has.
+    """
+    rows = json_objects(path, tally) if path.suffix.lower() in LINES else _numbered(path)
+    wanted = {name for name in (image, text, kind) if name is not None}
+    seen: set[str] = set()
+    for where, row in rows:
+        seen |= wanted & row.keys()
+        found, description = row.get(image), row.get(text)
+        if not isinstance(found, str) or not found.strip():
+            tally.add("row without an image", where)
+        else:
+            label = str(row.get(kind) or "") if kind is not None else ""
+            yield where, found, description if isinstance(description, str) else "", label
+    if missing := sorted(wanted - seen):
+        raise TrainingError(
+            f"{path} has no column {missing[0]!r}. Name the columns with --image-column, --text-column."
+        )
+
+
+def _numbered(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
+    for number, row in enumerate(read_rows(path), 1):
+        yield f"{path.name} row {number}", dict(row)

@@ -1,0 +1,131 @@
+"""Vocabularies: groups of words and phrases, and where they occur in a text.
+
+A vocabulary file is UTF-8 text: terms separated by commas or line ends, ``[group]`` headings (optional), ``#``
+comments. A term matches whole words in any case, and its last word also in its simple inflections unless ``=`` stands
+before the term; hyphens equal spaces; British colour, grey and centre match the American spellings too. Where several
+terms fit at one place the longest is taken, and its words are not counted again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import resources
+from pathlib import Path
+
+from declip_runtime.errors import TrainingError
+
+from .inflection import inflections
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+_AMERICAN = (("colour", "color"), ("grey", "gray"), ("centre", "center"))
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, folded to lower case; ``bird's`` is ``bird``, ``out-of-focus`` is three words."""
+    found = _WORD.findall(text.casefold().replace("\u2019", "'"))
+    return [word.removesuffix("'s") if "'" in word else word for word in found]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A ``term`` of the vocabulary at the words ``start`` to ``end`` (exclusive) of a text."""
+
+    term: str
+    start: int
+    end: int
+
+
+class Vocabulary:
+    """Terms by group, and their places in texts.
+
+    ``groups`` maps each term to its group; ``sha256`` identifies the content, whatever its order.
+    """
+
+    def __init__(self, groups: Mapping[str, str]) -> None:
+        self.groups = {term.removeprefix("="): group for term, group in groups.items()}
+        self.sha256 = hashlib.sha256("\n".join(sorted(groups)).encode()).hexdigest()
+        self._index: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        for term in groups:
+            name = term.removeprefix("=")
+            for form in _forms(term):
+                self._index.setdefault(form[0], []).append((form[1:], name))
+        for first, entries in self._index.items():  # a term as it is written goes before an inflection of another
+            entries.sort(key=partial(_precedence, first))
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @classmethod
+    def read(cls, path: Path) -> Vocabulary:
+        """Read a vocabulary file. Raises TrainingError where it cannot be read or holds no terms."""
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TrainingError(f"the vocabulary {path} cannot be read: {error}. Give a text file in UTF-8.") from error
+        return cls._parse(text, str(path))
+
+    @classmethod
+    @cache
+    def bundled(cls, name: str) -> Vocabulary:
+        """``"perceptual"``, ``"semantic"``, or ``"english"`` (function words and neutral ones), as they ship."""
+        text = resources.files(__package__).joinpath(f"words/{name}.txt").read_text(encoding="utf-8")
+        return cls._parse(text, name)
+
+    @classmethod
+    def _parse(cls, text: str, name: str) -> Vocabulary:
+        groups: dict[str, str] = {}
+        group = ""
+        for line in text.splitlines():
+            line = line.partition("#")[0].strip()
+            if line.startswith("[") and line.endswith("]"):
+                group = line[1:-1].strip()
+                continue
+            for term in line.split(","):
+                if words(term):
+                    groups.setdefault(" ".join(term.casefold().split()), group)
+        if not groups:
+            raise TrainingError(f"the vocabulary {name} holds no terms. Write one term a line.")
+        return cls(groups)
+
+    def matches(self, text: str | Sequence[str]) -> list[Match]:
+        """Terms in the text (or in its ``words``), from left to right, longest first, without overlap."""
+        tokens = words(text) if isinstance(text, str) else text
+        index, found, place, end = self._index, [], 0, len(tokens)
+        while place < end:
+            for rest, term in index.get(tokens[place], ()):
+                stop = place + 1 + len(rest)
+                if not rest or (stop <= end and tuple(tokens[place + 1 : stop]) == rest):
+                    found.append(Match(term, place, stop))
+                    place = stop - 1
+                    break
+            place += 1
+        return found
+
+    def count(self, text: str, *, repeats: bool = False) -> int:
+        """How many terms the text holds; one that is repeated counts once unless ``repeats``."""
+        terms = [match.term for match in self.matches(text)]
+        return len(terms) if repeats else len(set(terms))
+
+
+def _precedence(first: str, entry: tuple[tuple[str, ...], str]) -> tuple[int, bool]:
+    rest, term = entry
+    return -len(rest), [first, *rest] not in (words(term), words(_american(term)))
+
+
+def _forms(term: str) -> Iterator[tuple[str, ...]]:
+    """Every way in which the term is written, as words."""
+    name = term.removeprefix("=")
+    for spelling in {name, _american(name)}:
+        *head, last = words(spelling)
+        for form in {last} if term.startswith("=") else inflections(last):
+            yield (*head, form)
+
+
+def _american(text: str) -> str:
+    for british, american in _AMERICAN:
+        text = text.replace(british, american)
+    return text
