@@ -64,7 +64,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU budget of a process; default is every CPU.")
 @click.option("--log-every", type=click.IntRange(1), default=50, show_default=True, help="Steps.")
 @click.option(
-    "--save-every", type=click.IntRange(1), default=250, show_default=True, help="Steps; what a kill may cost."
+    "--save-every", type=click.IntRange(1), default=500, show_default=True, help="Steps; what a kill may cost."
 )
 def command(**options: Any) -> None:
     """Train DeCLIP's two projectors on a frozen CLIP, with the paper's settings unless others are given.

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,8 @@ from declip_training.train.bank import Bank, BankBuilder
 from declip_training.train.crops import RandomCrops
 from declip_training.train.towers import Towers
 from declip_training.train.world import World
+
+from .conftest import environment
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +98,48 @@ def test_a_killed_build_does_the_rest_only(table: Path, towers: Towers, tmp_path
     again: Any = Counting(towers)
     build(table, tmp_path / "killed", again)
     assert again.seen == 0
+
+
+_SLOW_BUILD = """
+import sys, time
+from pathlib import Path
+import torch
+from declip_training.i2t.records import read_records
+from declip_training.train import bank
+from declip_training.train.crops import RandomCrops
+from declip_training.train.towers import Towers
+from declip_training.train.world import World
+table, config, folder, pause = sys.argv[1:]
+torch.set_num_threads(1)
+bank.BLOCK = 8
+
+class Slow(Towers):
+    def images(self, pixels):
+        time.sleep(float(pause))
+        return super().images(pixels)
+
+towers = Slow.load(config, "random", torch.device("cpu"), "fp32")
+crops = RandomCrops(towers.preprocess, 0.7, 0)
+builder = bank.BankBuilder(Path(folder), read_records(Path(table)), Path(table).parent, towers, crops, 2, 2)
+builder.build(World(), lambda *_: None)
+"""
+
+
+def test_kill_9_costs_a_block_and_no_bit(table: Path, tiny_config: Path, tmp_path: Path) -> None:
+    def start(name: str, pause: float) -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-c", _SLOW_BUILD, str(table), str(tiny_config), str(tmp_path / name), str(pause)]
+        return subprocess.Popen(program, env=environment())
+
+    assert start("whole", 0).wait() == 0
+    for wanted in (1, 7):
+        process = start("killed", 0.3)
+        while process.poll() is None and len(list((tmp_path / "killed" / "blocks").glob("*.json"))) < wanted:
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert start("killed", 0).wait() == 0
+    for name in ("images.npy", "texts.npy", "bank.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
 def test_ranks_share_the_blocks(table: Path, towers: Towers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,9 +73,9 @@ def test_weights_equal_those_of_a_plain_torch_loop(tmp_path: Path, activation: s
     source = BankSource(images, texts, 5)
     for step in range(15):
         rows = epoch_order(np.arange(80, 400), 5, step // 5)[step % 5 * 64 :][:64]
-        x, t = source.images(rows, step // 5).float(), source.texts(rows).float()
+        x, texts = source.images(rows, step // 5).float(), source.texts(rows)
         losses = [
-            image_to_text(F.normalize(projector(x), dim=-1), t[:, side], 1 / 0.07)
+            image_to_text(F.normalize(projector(x), dim=-1), texts[side].float(), 1 / 0.07)
             for side, projector in enumerate(plain)
         ]
         optimizer.zero_grad()
@@ -196,6 +196,13 @@ def test_another_configuration_in_the_same_folder_is_refused_by_name(
     with pytest.raises(TrainingError, match=r"belongs to another run: epochs is 5, was 4; lr is 0\.1, was 0\.001\."):
         train(job(table, tmp_path / "run", settings=small(lr=0.1, epochs=5)), towers, WORLD)
     assert RunFolder(tmp_path / "run").summary() is not None
+
+
+def test_a_damaged_state_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(b"cut off")
+    run, _ = trainer(tmp_path, small())
+    with pytest.raises(TrainingError, match=r"state\.safetensors is damaged"):
+        run.run()
 
 
 def test_a_mind_may_be_changed_before_the_first_step(table: Path, towers: Towers, tmp_path: Path) -> None:

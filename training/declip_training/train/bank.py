@@ -41,14 +41,18 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Bank:
-    """A finished bank, memory-mapped. ``usable`` are the rows whose image could be read; ``unreadable`` the others."""
+    """A finished bank, memory-mapped.
+
+    ``usable`` are the rows whose image could be read, ``unreadable`` says why the others could not. ``cut`` texts were
+    longer than the text tower reads (None: unknown), ``gone`` images were there once and are not now.
+    """
 
     folder: Path
     images: Halves
     texts: Halves
     usable: Rows
     unreadable: dict[int, str]
-    cut: int
+    cut: int | None
     gone: int
 
 
@@ -200,7 +204,9 @@ class BankBuilder:
         texts = _map(self.folder / "texts.npy", (len(self.records), 2, dim))
         shape = (len(self.records), self.count, dim)
         images = _map(self.folder / "images.npy", shape) if self.count else np.zeros(shape, np.float16)
-        return Bank(self.folder, images, texts, usable, unreadable, sum(block["cut"] for block in blocks), gone)
+        counts = [block["cut"] for block in blocks]
+        cut = None if None in counts else sum(counts)
+        return Bank(self.folder, images, texts, usable, unreadable, cut, gone)
 
 
 def records_sha256(records: Sequence[Record]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,7 +67,7 @@ class Reporting:
     progress: Progress = lambda stage, done, total: None
     scalars: Callable[[int, dict[str, float]], None] = lambda step, values: None
     log_every: int = 50
-    save_every: int = 250
+    save_every: int = 500
 
 
 class Trainer:
@@ -137,7 +138,12 @@ class Trainer:
         """The number of finished steps, with everything as it was then."""
         step = 0
         if started := self._folder.state.is_file():
-            step = load_state(self._folder.state, {"heads": self._heads, "best": self._best}, self._optimizer)
+            try:
+                step = load_state(self._folder.state, {"heads": self._heads, "best": self._best}, self._optimizer)
+            except SafetensorError as error:
+                raise TrainingError(
+                    f"{self._folder.state} is damaged: {error}. Remove it to train from the start."
+                ) from error
             for moments in self._optimizer.state.values():
                 moments.update({name: value.to(self._device) for name, value in moments.items()})
         if self._world.leads:
@@ -184,8 +190,8 @@ class Trainer:
     def _fetch(self, rows: Rows, epoch: int | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Images float32 [b, D]; T_p and T_s [b, D] in the dtype of matrix products."""
         images = self._source.images(rows, epoch).to(self._device).float()
-        perceptual, semantic = self._source.texts(rows).to(self._device, self._dtype).unbind(1)
-        return images, (perceptual.contiguous(), semantic.contiguous())
+        perceptual, semantic = (t.to(self._device, self._dtype) for t in self._source.texts(rows))
+        return images, (perceptual, semantic)
 
     def _evaluate(self, step: int) -> None:
         """Validation loss at the first temperature, in FP32, and a new best checkpoint where it is the lowest."""

@@ -45,7 +45,7 @@ class Job:
     tensorboard: bool = False
     threads: int = 4
     log_every: int = 50
-    save_every: int = 250
+    save_every: int = 500
 
 
 def train(
@@ -159,7 +159,9 @@ def _tell(bank: Bank, total: int, skip: bool, say: Callable[[str], None]) -> Non
         if not len(bank.usable):
             raise TrainingError(f"{counted} Nothing is left to train on. Check the paths in the records.")
         say(f"{counted} They are left out.")
-    if bank.cut:
+    if bank.cut is None:
+        say("whether texts are longer than the text tower reads is unknown: its tokenizer does not tell.")
+    elif bank.cut:
         say(f"{bank.cut:,} of {2 * total:,} texts are longer than the text tower reads and were cut at its end.")
     if bank.gone:
         say(f"{bank.gone:,} images are no longer there; their features in the bank are used.")

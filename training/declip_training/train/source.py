@@ -31,8 +31,8 @@ class FeatureSource(Protocol):
         """Float [B, D] as the tower gives them."""
         ...
 
-    def texts(self, rows: Rows) -> Tensor:
-        """Float [B, 2, D], normalised: T_p and T_s."""
+    def texts(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """T_p and T_s, float [B, D] each, normalised."""
         ...
 
 
@@ -59,9 +59,9 @@ class BankSource:
             self._chosen = epoch, crop_choice(self._everything, self.crops.shape[1], self.seed, epoch)
         return torch.from_numpy(self.crops[rows, self._chosen[1][rows]])
 
-    def texts(self, rows: Rows) -> Tensor:
+    def texts(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Both texts of each row."""
-        return torch.from_numpy(self.described[rows])
+        return torch.from_numpy(self.described[rows, 0]), torch.from_numpy(self.described[rows, 1])
 
 
 @dataclass
@@ -90,6 +90,6 @@ class LiveSource:
             )
         return self.towers.images([crop for r in read for crop in r.crops])
 
-    def texts(self, rows: Rows) -> Tensor:
+    def texts(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Both texts of each row."""
-        return torch.from_numpy(self.bank.texts[rows])
+        return torch.from_numpy(self.bank.texts[rows, 0]), torch.from_numpy(self.bank.texts[rows, 1])

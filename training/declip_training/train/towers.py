@@ -78,12 +78,13 @@ class Towers:
                 rows.append(F.normalize(encode(self.tokenizer(list(part)).to(self.device)).float(), dim=-1))
         return torch.cat(rows)
 
-    def count_cut(self, texts: Iterable[str]) -> int:
-        """How many texts are longer than the tower's context; 0 where the tokenizer does not tell."""
+    def count_cut(self, texts: Iterable[str]) -> int | None:
+        """How many texts are longer than the tower's context; None where the tokenizer does not tell."""
         tokenizer: Any = self.tokenizer
         if not hasattr(tokenizer, "encode") or not hasattr(tokenizer, "context_length"):
-            return 0
-        return sum(len(tokenizer.encode(text)) > tokenizer.context_length - 2 for text in texts)
+            return None
+        room = int(tokenizer.context_length) - 2  # start and end
+        return sum(len(tokenizer.encode(text)) > room for text in texts)
 
 
 def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -88,7 +88,12 @@ def join(device: str) -> Iterator[tuple[World, torch.device]]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"cannot join {size} processes: {error}. Start them with torchrun, or unset WORLD_SIZE to train alone."
+        ) from error
     try:
         yield World(distributed.get_rank(), distributed.get_world_size()), chosen
     finally:
