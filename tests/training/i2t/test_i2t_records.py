@@ -69,7 +69,7 @@ def test_a_row_that_cannot_be_used_is_named(change: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.xlsx", b"", "is not an I&2T table"),
+        ("t.xlsx", b"", "is not a table"),
         ("t.parquet", b"PAR1 not", "cannot be read as Parquet"),
         ("t.jsonl", b'{"id": "a"}\n{"id"', "line 2 of .* is not JSON|has no column"),
         ("t.jsonl", b"[1]\n", "line 1 of .* is not a JSON object"),
@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_used_says_why(name: str, content: bytes, message:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TrainingError, match=message):
         read_records(tmp_path / name)
-    with pytest.raises(TrainingError, match=r"does not exist|is not an I&2T table"):
+    with pytest.raises(TrainingError, match=r"does not exist|is not a table"):
         read_records(tmp_path / f"no-{name}")
 
 

@@ -196,7 +196,7 @@ def test_types_can_be_told(tmp_path: Path, images: Path) -> None:
         (("ava-comments", "q.json", "images"), "q.json is no folder"),
         (("ava-comments", "images", "images"), "holds no .json files"),
         (("q-instruct", "images", "images"), "cannot be read"),
-        (("table", "q.json", "images"), "is not an I&2T table"),
+        (("table", "q.json", "images"), "is not a table"),
     ],
 )
 def test_a_source_that_cannot_be_read_says_why(
