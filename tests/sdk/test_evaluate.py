@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -274,3 +275,41 @@ def test_without_scipy_the_extra_is_named() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "declip: Evaluating needs SciPy. Run: pip install 'declip-sdk[train]'\n"
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_documentation_are_commands() -> None:
+    from declip_sdk.cli.group import declip
+    from declip_training.evaluation.datasets import DATASETS
+
+    text = DOCS.replace("\\\n", " ")
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("    declip ")]
+    evaluations = [command for command in commands if command[1] == "evaluate"]
+    assert len(evaluations) == 7
+    for _, verb, *arguments in commands:
+        command = declip.get_command(declip.make_context("declip", [], resilient_parsing=True), verb)
+        assert command is not None
+        command.make_context(verb, list(arguments))  # raises for what is no option
+    named = {word.partition("=")[0] for command in evaluations for word in command if "=data/" in word}
+    assert named == set(DATASETS) - {"apddv2", "biq2021"}  # every data set of the paper
+
+
+def test_the_documentation_lists_every_data_set_as_its_reader_does() -> None:
+    from declip_training.evaluation.datasets import DATASETS
+
+    table = [line.split("|") for line in DOCS.splitlines() if line.startswith("| `")]
+    for target in re.findall(r"\]\(([^)#]+)\)", DOCS):
+        assert (Path(__file__).parents[2] / "docs" / target).exists(), target
+    splits = {row[1].strip(" `"): row[4].strip() for row in table if len(row) == 7}
+    assert splits == {name: ", ".join(dataset.splits) for name, dataset in DATASETS.items()}
+
+
+def test_the_python_of_the_documentation_runs(koniq: Path, tmp_path: Path, monkeypatch: Any, capfd: Any) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    (tmp_path / "data").mkdir()
+    koniq.rename(tmp_path / "data" / "KonIQ-10k")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace('decode="exact"', 'decode="exact", backend="fake"'), "evaluation.md", "exec"), {})
+    assert re.match(r"-?0\.\d+ \(", capfd.readouterr().out)

@@ -94,7 +94,8 @@ def csiq(root: Path) -> Miniature:
     for column, name in enumerate(["image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos"], 4):
         sheet.cell(4, column, name)
     for number, (image, kind, level, file) in enumerate(rows, 1):
-        for column, value in enumerate([image, 1, kind, level, 0.1, 0.9 - 0.1 * number], 4):
+        cell = float(image) if isinstance(image, int) and number == 1 else image  # Excel knows no whole numbers
+        for column, value in enumerate([cell, 1, kind, level, 0.1, 0.9 - 0.1 * number], 4):
             sheet.cell(4 + number, column, value)
         draw(root / "dst_imgs" / f"{file}.png", number)
         draw(root / "src_imgs" / f"{image}.png", 20)
@@ -191,10 +192,10 @@ def ava(root: Path) -> Miniature:
     lines, test, scores, train = [], [], {}, {}
     for number in range(1, 7):
         votes = [0] * 10
-        votes[number], votes[number + 2] = 3, 1  # of the values number + 1 and number + 3
+        votes[number], votes[number + 3] = 3, 1  # of the values number + 1 and number + 4
         lines.append(f"{number} 95{number} {' '.join(map(str, votes))} 1 22 1396\n")
         draw(root / "images" / f"95{number}.jpg", number)
-        mean = (3 * (number + 1) + (number + 3)) / 4
+        mean = (3 * (number + 1) + (number + 4)) / 4
         if number % 2:
             test.append(f"95{number}\n")
             scores[number] = mean
@@ -405,6 +406,9 @@ def sac(root: Path) -> Miniature:
                 db.execute("INSERT INTO ratings VALUES (1, ?, ?, 1)", (50 - number, rating))
         db.execute("INSERT INTO images VALUES (99, 7, 9)")  # nobody rated it
         db.execute("INSERT INTO paths VALUES (99, 'unrated.png')")
+        db.execute("INSERT INTO images VALUES (98, 7, 8)")  # somebody was asked and did not answer
+        db.execute("INSERT INTO paths VALUES (98, 'unrated.png')")
+        db.execute("INSERT INTO ratings VALUES (1, 98, NULL, 1)")
         db.commit()
     draw(root / "images" / "unrated.png", 25)
     return Miniature({n: n + 1.5 for n in range(1, 5)}, tables=("sac_public_2022_06_29.sqlite",))

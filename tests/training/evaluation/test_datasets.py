@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,7 @@ def test_all_images_missing_is_an_error_whatever_is_allowed(copy: object) -> Non
         ("koniq", "koniq10k_distributions_sets.csv", '"test"', '"tset"', "says 'tset'"),
         ("koniq", "koniq10k_distributions_sets.csv", ',"set"', "", "has no column set"),
         ("tid2013", "mos_with_names.txt", "2.25000 ", "2.25000", "line 2 of .*: the name is empty"),
-        ("ava", "AVA.txt", "3 953 0 0 0 3 0 1 0", "3 953 0 0 0 0 0 0 0", "every vote on image 953"),
+        ("ava", "AVA.txt", "3 953 0 0 0 3 0 0 1", "3 953 0 0 0 0 0 0 0", "every vote on image 953"),
         ("ava", "AVA.txt", " 1 22 1396", " 1 22", "has 14 of 15 columns"),
         ("para", "annotation/PARA-GiaaTest.csv", "session2,animal,0,1.8", "session2,animal,0,inf", "line 3 .* is inf"),
         ("eva", "data/votes_filtered.csv", "=E136=2=", "=E136=two=", "line 4 of .*: the score is 'two'"),
@@ -182,6 +183,14 @@ def test_tables_that_are_something_else_are_one_clear_error(
     with pytest.raises(TrainingError) as error:
         collect(DATASETS[name], root)
     assert Path(table).name in str(error.value) or "no photos" in str(error.value)
+
+
+def test_without_openpyxl_the_extra_is_named(
+    miniatures: dict[str, tuple[Path, Miniature]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(TrainingError, match=r"needs openpyxl\. Run: pip install 'declip-sdk\[train\]'"):
+        collect(DATASETS["spaq"], miniatures["spaq"][0])
 
 
 def test_a_git_lfs_pointer_is_recognised(copy: object) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from declip_runtime.errors import TrainingError
 
@@ -93,7 +94,7 @@ def collect(dataset: Dataset, root: Path, split: str = TEST, *, allow_missing: b
     for part in parts:
         for row in dataset.read(folder, part):
             _check(row, seen)
-            name, path = str(PurePosixPath(row.image)), folder.find(row.image)
+            name, path = posixpath.normpath(row.image), folder.find(row.image)
             if path is None:
                 missing.append(name)
                 continue

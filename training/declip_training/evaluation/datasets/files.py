@@ -7,7 +7,7 @@ import io
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from declip_runtime.errors import TrainingError
@@ -25,7 +25,7 @@ class Folder:
         self.root = root
         self._title = title
         self._source = source
-        self._listings: dict[Path, dict[str, str]] = {}
+        self._listings: dict[str, dict[str, str]] = {}
         if not root.is_dir():
             raise TrainingError(f"{title}: {root} is not a folder. {source}")
 
@@ -55,19 +55,20 @@ class Folder:
 
     def names(self, directory: str) -> set[str]:
         """Names of the files in a folder."""
-        return set(self._listing(self.root / directory).values())
+        return set(self._listing(directory).values())
 
     def find(self, image: str) -> Path | None:
         """An image by its path in the folder, the name exactly or else in another case; None where it is not there."""
-        path = self.root / PurePosixPath(image)
-        listing = self._listing(path.parent)
-        name = listing.get(path.name) or listing.get(path.name.lower())
-        return None if name is None else path.with_name(name)
+        directory, _, wanted = image.rpartition("/")
+        listing = self._listing(directory)
+        name = listing.get(wanted) or listing.get(wanted.lower())
+        return None if name is None else self.root / directory / name
 
-    def _listing(self, directory: Path) -> dict[str, str]:
+    def _listing(self, directory: str) -> dict[str, str]:
         """Every name by its lower case and, which counts more, by itself; read once: there may be 250,000 images."""
         if directory not in self._listings:
-            names = [p.name for p in directory.iterdir()] if directory.is_dir() else []
+            folder = self.root / directory
+            names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
             self._listings[directory] = {name.lower(): name for name in names} | {name: name for name in names}
         return self._listings[directory]
 
