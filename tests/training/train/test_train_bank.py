@@ -225,6 +225,17 @@ def test_an_image_that_is_not_its_records_is_unreadable(place: Path, towers: Tow
     assert "SHA-256" in bank.unreadable[3]
 
 
+def test_whatever_a_photo_folder_holds(hostile: Any, towers: Towers, tmp_path: Path) -> None:
+    paths = {**hostile.good, **{name: path for name, (path, _) in hostile.bad.items()}}
+    records = [Record(str(i), str(path), "look", "content") for i, path in enumerate(paths.values())]
+    crops = RandomCrops(towers.preprocess, 0.7, 0)
+    bank = BankBuilder(tmp_path / "bank", records, tmp_path, towers, crops, 1).build(World(), lambda *_: None)
+    assert len(bank.usable) == len(hostile.good)
+    assert len(bank.unreadable) == len(hostile.bad)
+    assert not any(bank.images[sorted(bank.unreadable)].any(axis=(1, 2)))
+    assert bank.images[bank.usable].any(axis=(1, 2)).all()
+
+
 def test_texts_that_are_cut_are_counted(place: Path, towers: Towers, tmp_path: Path) -> None:
     records = read_records(place)
     records[0] = dataclasses.replace(records[0], perceptual="very " * 40 + "sharp")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,18 +32,24 @@ class FileFacts:
     def of(cls, path: Path) -> FileFacts | None:
         """None where there is no file that can be read."""
         try:
-            stat = path.stat()
-            return cls(stat.st_size, stat.st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+            known = path.stat()
+            if not stat.S_ISREG(known.st_mode):  # a pipe would be waited for
+                return None
+            digest = hashlib.sha256()
+            with path.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
         except (OSError, ValueError):
             return None
+        return cls(known.st_size, known.st_mtime_ns, digest.hexdigest())
 
     def hold(self, path: Path) -> bool | None:
         """Whether ``path`` still has this content (None: there is no such file); unchanged size and time suffice."""
         try:
-            stat = path.stat()
+            known = path.stat()
         except (OSError, ValueError):
             return None
-        if (stat.st_size, stat.st_mtime_ns) == (self.size, self.mtime_ns):
+        if (known.st_size, known.st_mtime_ns) == (self.size, self.mtime_ns):
             return True
         now = FileFacts.of(path)
         return None if now is None else now.sha256 == self.sha256

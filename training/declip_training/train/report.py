@@ -38,6 +38,7 @@ STRENGTHS = (("mild", 1), ("strong", 3))
 
 _RECALLS = (1, 5, 10)
 _TOGETHER = 64
+_ROWS = 2048  # of a similarity matrix that are in memory
 
 
 @dataclass(frozen=True)
@@ -140,16 +141,20 @@ def disentanglement(measured: Measured, perceptual: nn.Module, semantic: nn.Modu
 def retrieval(images: Tensor, texts: Tensor) -> dict[str, float]:
     """Recall and mean rank for normalised rows [N, D] that belong together; equal texts count as one, ties as half."""
     different, target = torch.unique(texts, dim=0, return_inverse=True)
-    similar = images @ different.T
-    own = similar.gather(1, target[:, None])
-    ranks = (similar > own).sum(1) + 0.5 * ((similar == own).sum(1) - 1)
-    back = similar.T  # text t finds an image if the nearest of its own is near enough
-    belongs = target[None, :] == torch.arange(len(different))[:, None]
-    nearest = back.masked_fill(~belongs, -2).amax(1, keepdim=True)
-    back_ranks = (back > nearest).sum(1) + 0.5 * ((back == nearest) & ~belongs).sum(1)
-    recalls = {f"recall@{k}": float((ranks < k).float().mean()) for k in _RECALLS}
-    reverse = {f"text_to_image_recall@{k}": float((back_ranks < k).float().mean()) for k in _RECALLS}
-    rank = float(ranks.mean()) / max(1, len(different) - 1)
+    ranks, back = [], []
+    for start in range(0, len(images), _ROWS):
+        similar = images[start : start + _ROWS] @ different.T
+        own = similar.gather(1, target[start : start + _ROWS, None])
+        ranks.append((similar > own).sum(1) + 0.5 * ((similar == own).sum(1) - 1))
+    for start in range(0, len(different), _ROWS):  # a text finds its image where the nearest of its own is near enough
+        similar = different[start : start + _ROWS] @ images.T
+        belongs = target[None] == torch.arange(start, start + len(similar))[:, None]
+        nearest = similar.masked_fill(~belongs, -2).amax(1, keepdim=True)
+        back.append((similar > nearest).sum(1) + 0.5 * ((similar == nearest) & ~belongs).sum(1))
+    ranked, back_ranked = torch.cat(ranks), torch.cat(back)
+    recalls = {f"recall@{k}": float((ranked < k).float().mean()) for k in _RECALLS}
+    reverse = {f"text_to_image_recall@{k}": float((back_ranked < k).float().mean()) for k in _RECALLS}
+    rank = float(ranked.mean()) / max(1, len(different) - 1)
     return {**recalls, **reverse, "mean_rank": rank, "texts": len(different)}
 
 

@@ -21,6 +21,8 @@ from .images import in_order, read_image
 from .schedule import Rows, crop_choice
 from .towers import Towers
 
+_AT_ONCE = 1024  # pictures that are held in memory
+
 
 class FeatureSource(Protocol):
     """Features of rows of the bank; ``epoch`` decides the crop, and None asks for the one of validation."""
@@ -82,14 +84,18 @@ class LiveSource:
     def images(self, rows: Rows, epoch: int | None) -> Tensor:
         """Crop number 0 of each image for validation, number ``epoch + 1`` for training."""
         number = 0 if epoch is None else epoch + 1
-        job = partial(read_image, folder=self.root, crops=self.crops, numbers=(number,))
-        read = list(in_order(job, [self.records[row] for row in rows], self.threads))
-        if reasons := [r.reason for r in read if r.reason]:
-            raise TrainingError(
-                f"{len(reasons):,} images can no longer be read: {reasons[0]} Put them back and resume."
-            )
-        return self.towers.images([crop for r in read for crop in r.crops])
+        parts = [rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE)]
+        return torch.cat([self._embed(part, number) for part in parts])
 
     def texts(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Both texts of each row."""
         return torch.from_numpy(self.bank.texts[rows, 0]), torch.from_numpy(self.bank.texts[rows, 1])
+
+    def _embed(self, rows: Rows, number: int) -> Tensor:
+        job = partial(read_image, folder=self.root, crops=self.crops, numbers=(number,))
+        read = list(in_order(job, [self.records[row] for row in rows], self.threads))
+        if reasons := [r.reason for r in read if r.reason]:
+            raise TrainingError(
+                f"{len(reasons):,} images can no longer be read: {reasons[0]} Put them back and give the command again."
+            )
+        return self.towers.images([crop for r in read for crop in r.crops])
