@@ -107,7 +107,7 @@ def test_filter_takes_other_rules(world: Path, capfd: Any) -> None:
         ([*SOURCES, "--vocabulary", "none.txt"], "the vocabulary none.txt cannot be read"),
         ([*SOURCES, "--type", "coco"], "--type coco: give a pattern and a type"),
         ([*SOURCES, "-o", "no/c.jsonl"], "the folder no does not exist"),
-        ([*SOURCES, "-o", "sg.json"], "will not be overwritten"),
+        ([*SOURCES, "-o", "sg.json"], "sg.json is read, so it will not be overwritten"),
         ([], "Missing option '--source'"),
     ],
 )

@@ -9,18 +9,18 @@ from .looking import check, show, stats
 from .relabelling import relabel
 
 
-@click.group("i2t")
+class _InOrder(click.Group):
+    """A group whose help lists its verbs in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As they were added."""
+        return list(self.commands)
+
+
+@click.group("i2t", cls=_InOrder)
 def command() -> None:
-    """Build data sets of images with a perceptual and a semantic description each (I&2T).
-
-    \b
-    declip i2t filter     keep human descriptions that are rich in perceptual words
-    declip i2t relabel    let a vision-language model write both descriptions from them
-    declip i2t stats      count what came out
-    declip i2t check      verify ids, texts, images and hashes
-    declip i2t show       make an HTML page to look at
-    """
+    """Build data sets of images with a perceptual and a semantic description each (I&2T)."""
 
 
-for verb in (filter_, relabel, stats, check, show):
+for verb in (filter_, relabel, show, check, stats):
     command.add_command(verb)

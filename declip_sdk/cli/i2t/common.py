@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from declip_runtime.errors import UsageError
+from declip_sdk.cli.output import require_place
 from declip_sdk.cli.say import say
 
 if TYPE_CHECKING:
@@ -79,6 +80,13 @@ def judge(vocabulary: Path | None, limits: tuple[str, ...], max_words: int) -> J
         except ValueError:
             raise UsageError(f"--decoupling {text}: give a number, as in --decoupling {name}=0.3.") from None
     return Judge(vocabularies(vocabulary), Limits(**given), max_words)
+
+
+def require_output(output: Path, *inputs: Path) -> None:
+    """Raise UsageError or OutputError now where ``output`` cannot be written, or is one of the ``inputs``."""
+    if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
+        raise UsageError(f"{output} is read, so it will not be overwritten. Name another file with -o.")
+    require_place(output)
 
 
 def tell(tally: Tally, of: str) -> None:

@@ -10,13 +10,13 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from declip_runtime.errors import UsageError
-from declip_sdk.cli.output import Output, open_output, require_place, standard_output
+from declip_sdk.cli.output import Output, open_output, standard_output
 from declip_sdk.cli.progress import working
 from declip_sdk.cli.say import say
 from declip_sdk.cli.screen import draw, printable
 from declip_sdk.cli.text import count
 
-from .common import FILE, tell, vocabularies, vocabulary_option
+from .common import FILE, require_output, tell, vocabularies, vocabulary_option
 
 if TYPE_CHECKING:
     from declip_training.i2t.selection import Selection, Texts
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FORMATS = ("aesexpert", "q-instruct", "sharegpt4v", "ava-comments", "table")
 
 
-@click.command("filter")
+@click.command("filter", short_help="Keep descriptions rich in perceptual words.")
 @click.option(
     "--source",
     "sources",
@@ -83,7 +83,7 @@ def filter_(
 
     opened = [Source(*source) for source in sources]
     rules = [_rule(text) for text in types]
-    require_place(output, [str(source.path) for source in opened])
+    require_output(output, *(source.path for source in opened))
     words = vocabularies(vocabulary).perceptual
     columns = Columns(image_column, text_column, type_column)
     tallies = [Tally() for _ in opened]

@@ -12,12 +12,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from declip_runtime.errors import UsageError
-from declip_sdk.cli.output import Output, open_output, require_place, standard_output
+from declip_sdk.cli.output import Output, open_output, standard_output
 from declip_sdk.cli.say import say
 from declip_sdk.cli.screen import draw, printable
 from declip_sdk.cli.text import count
 
-from .common import FILE, advancing, judge, judge_options, tell, vocabularies, vocabulary_option
+from .common import FILE, advancing, judge, judge_options, require_output, tell, vocabularies, vocabulary_option
 
 if TYPE_CHECKING:
     from declip_training.i2t.summary import Summary
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MOST = 12
 
 
-@click.command("stats")
+@click.command("stats", short_help="Count what came out.")
 @click.argument("table", type=FILE)
 @click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @vocabulary_option
@@ -42,7 +42,7 @@ def stats(table: Path, format_: str, vocabulary: Path | None) -> None:
         _draw(standard_output(), found, provenance)
 
 
-@click.command("check")
+@click.command("check", short_help="Verify ids, texts, images and hashes.")
 @click.argument("table", type=FILE)
 @click.option("--no-images", is_flag=True, help="Leave out opening and hashing the images, which takes longest.")
 @judge_options
@@ -70,7 +70,7 @@ def check(
     context.exit(1 if problems else 0)
 
 
-@click.command("show")
+@click.command("show", short_help="Make an HTML page to look at.")
 @click.argument("table", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The page, an .html file.")
 @click.option("--number", type=click.IntRange(1), default=100, show_default=True, help="Records drawn at random.")
@@ -87,7 +87,7 @@ def show(context: click.Context, table: Path, output: Path, number: int, seed: i
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{output} is no name for a page. Let it end in .html.")
-    require_place(output, [str(table)])
+    require_output(output, table)
     records = read_records(table)
     names = Counter(record.source for record in records)
     if source is not None and source not in names:

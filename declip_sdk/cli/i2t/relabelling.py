@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from declip_runtime.errors import TrainingError, UsageError
-from declip_sdk.cli.output import open_output, require_place, writing
+from declip_sdk.cli.output import open_output, writing
 from declip_sdk.cli.say import say
 from declip_sdk.cli.text import count
 
-from .common import FILE, advancing, judge, judge_options
+from .common import FILE, advancing, judge, judge_options, require_output
+from .estimating import dry_run_report
 
 if TYPE_CHECKING:
-    from declip_training.i2t.candidates import Candidate
     from declip_training.i2t.endpoint import ResponseFormat
-    from declip_training.i2t.prompt import Prompt
     from declip_training.i2t.relabel import Outcome, SetAside
-    from declip_training.i2t.reply import Judge
 
 
-@click.command("relabel")
+@click.command("relabel", short_help="Have a model write both descriptions.")
 @click.argument("candidates_file", metavar="CANDIDATES", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The I&2T table, a .parquet file.")
 @click.option("--base-url", metavar="URL", help="Endpoint, as in http://localhost:8000/v1.")
@@ -35,7 +33,14 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(1), default=8, show_default=True, help="Requests at a time.")
 @click.option("--attempts", type=click.IntRange(1), default=3, show_default=True, help="Replies tried per image.")
 @click.option("--max-side", type=click.IntRange(16), default=768, show_default=True, help="Pixels of the image sent.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, metavar="S")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=120.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds without a byte.",
+)
 @click.option("--retries", type=click.IntRange(0), default=6, show_default=True, help="After failures of the endpoint.")
 @click.option(
     "--backoff",
@@ -114,13 +119,13 @@ def relabel(
     journal_path = journal_file or output.with_suffix(".journal.jsonl")
     rejects_path = rejects_file or output.with_suffix(".rejects.jsonl")
     for place in (output, journal_path, rejects_path):
-        require_place(place, [str(candidates_file)])
+        require_output(place, candidates_file)
     judging = judge(vocabulary, limits, max_words)
     prompt = Prompt.read(prompt_file)
     candidates = read_candidates(candidates_file)[:first]
     if dry_run:
         prices = (price_in, price_out)
-        _dry_run(candidates, journal_path, judging, prompt, attempts, max_side, workers, image_tokens, prices)
+        dry_run_report(candidates, journal_path, judging, prompt, attempts, max_side, workers, image_tokens, prices)
         return
     if base_url is None or model is None:
         raise UsageError("no endpoint. Name it with --base-url and --model, or estimate with --dry-run.")
@@ -143,7 +148,7 @@ def relabel(
         if journal.cut:
             say(f"the last line of {journal_path} was cut off; one reply is asked for again")
         if held := sum(len(replies) for replies in journal.replies.values()):
-            say(f"{count(held, 'reply').replace('replys', 'replies')} in {journal_path} from before")
+            say(f"{held:,} {'reply' if held == 1 else 'replies'} in {journal_path} from before")
         with advancing("relabelling", len(candidates)) as advance:
             outcome = run(
                 candidates,
@@ -191,44 +196,6 @@ def _extra(text: str | None) -> dict[str, Any]:
     if not isinstance(extra, dict):
         raise UsageError("--extra is no JSON object. Write it as in '{\"temperature\": 0.2}'.")
     return extra
-
-
-def _dry_run(
-    candidates: list[Candidate],
-    journal_path: Path,
-    judging: Judge,
-    prompt: Prompt,
-    attempts: int,
-    max_side: int,
-    workers: int,
-    image_tokens: int | None,
-    prices: tuple[float | None, float | None],
-) -> None:
-    from declip_training.i2t.estimate import estimate
-    from declip_training.i2t.journal import Reply, read_journal
-    from declip_training.i2t.relabel import pending
-
-    replies = read_journal(journal_path)[1] if journal_path.is_file() else []
-    by_id: dict[str, list[Reply]] = {}
-    for reply in replies:
-        by_id.setdefault(reply.id, []).append(reply)
-    waiting = pending(candidates, by_id, judging, attempts)
-    found = estimate(waiting, replies, prompt, max_side=max_side, workers=workers, image_tokens=image_tokens)
-    click.echo(f"candidates      {len(candidates):>14,}")
-    click.echo(f"requests        {found.requests:>14,}")
-    click.echo(f"tokens sent     {found.tokens_in:>14,}")
-    click.echo(f"tokens written  {found.tokens_out:>14,}")
-    click.echo(f"time            {_duration(found.seconds):>14}  with {count(workers, 'worker')}")
-    if prices != (None, None):
-        cost = found.cost(prices[0] or 0.0, prices[1] or 0.0)
-        click.echo(f"cost            {cost:>14,.2f}  in the currency of the prices")
-    for assumption in found.assumptions:
-        click.echo(f"assumed: {assumption}")
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60:,} h {minutes % 60:02} min" if minutes else f"{seconds:.0f} s"
 
 
 def _write_rejects(path: Path, outcome: Outcome) -> None:

@@ -94,6 +94,13 @@ def test_a_failed_write_keeps_the_old_table(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 
 
+def test_a_table_that_cannot_be_put_in_its_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_records(tmp_path / "t.parquet", RECORDS)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
 def test_images_are_relative_to_the_table() -> None:
     assert image_path(Path("/data/t.parquet"), "images/a.jpg") == Path("/data/images/a.jpg")
     assert image_path(Path("/data/t.parquet"), "/other/a.jpg") == Path("/other/a.jpg")

@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -112,28 +113,36 @@ def test_a_rate_limit_makes_every_worker_wait(candidates: list[Candidate], judge
     assert asker.waits == {"429 Too Many Requests": 1}
     assert len(server.seen) == 7
     times = [seen.at - server.seen[0].at for seen in server.seen]
-    assert max(times[:3]) < 0.2  # were under way when the limit was met
-    assert min(times[3:]) >= 0.95
+    assert times[3] >= 0.95  # at most three were under way when the limit was met
 
 
 @pytest.mark.parametrize(
-    "after", [{"retry-after-ms": "300"}, {"Retry-After": "0.3"}, {"Retry-After": "in two seconds"}]
+    ("headers", "backoff"),
+    [
+        ({"retry-after-ms": "300"}, 90.0),
+        ({"Retry-After": "0.3"}, 90.0),
+        ({"Retry-After": "in two seconds"}, 0.3),
+        ({}, 0.3),
+    ],
 )
-def test_other_ways_to_say_when(
-    after: dict[str, str], candidates: list[Candidate], judge: Judge, tmp_path: Path
+def test_the_server_says_when_and_where_it_does_not_the_pause_is_ours(
+    headers: dict[str, str], backoff: float, candidates: list[Candidate], judge: Judge, tmp_path: Path
 ) -> None:
-    script = first_then(Response(status=429, headers=after))
-    with chat_server(script) as server:
-        outcome, _ = run(candidates[:1], server, judge, tmp_path / "j.jsonl", backoff=0.3, longest_backoff=1.0)
+    waits = {"backoff": backoff, "longest_backoff": backoff}
+    with chat_server(first_then(Response(status=429, headers=headers))) as server:
+        outcome, _ = run(candidates[:1], server, judge, tmp_path / "j.jsonl", **waits)
     assert len(outcome.accepted) == 1
-    assert 0.2 <= server.seen[1].at - server.seen[0].at < 2
+    assert 0.2 <= server.seen[1].at - server.seen[0].at < 60
 
 
 def test_a_date_is_a_way_to_say_when_too(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
-    script = first_then(Response(status=503, headers={"Retry-After": formatdate(time.time() + 2, usegmt=True)}))
+    def script(_: str, before: int) -> Response:
+        later = {"Retry-After": formatdate(time.time() + 2, usegmt=True)}  # whole seconds: one to two from now
+        return Response() if before else Response(status=503, headers=later)
+
     with chat_server(script) as server:
         run(candidates[:1], server, judge, tmp_path / "j.jsonl")
-    assert 0.8 <= server.seen[1].at - server.seen[0].at < 3
+    assert server.seen[1].at - server.seen[0].at >= 0.8
 
 
 def test_an_endpoint_that_wants_hours_ends_the_run(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
@@ -145,8 +154,8 @@ def test_an_endpoint_that_wants_hours_ends_the_run(candidates: list[Candidate], 
 BROKEN = {
     "500": Response(status=500),
     "529": Response(status=529),
-    "stall": Response(stall=1.0),
-    "stall in the body": Response(stall_body=1.0),
+    "stall": Response(stall=4.0),
+    "stall in the body": Response(stall_body=4.0),
     "cut connection": Response(cut=True),
     "half of the JSON": Response(body=b'{"id": "x", "choices": [{"mess'),
     "a page of a proxy": Response(body=b"<html>busy</html>", headers={"Content-Type": "text/html"}),
@@ -161,7 +170,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", list(BROKEN))
 def test_what_breaks_is_asked_again(name: str, candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
     with chat_server(first_then(BROKEN[name], BROKEN[name])) as server:
-        outcome, asker = run(candidates[:2], server, judge, tmp_path / "j.jsonl", timeout=0.4)
+        outcome, asker = run(candidates[:2], server, judge, tmp_path / "j.jsonl", timeout=1.5)
     assert len(outcome.accepted) == 2
     assert not outcome.set_aside
     assert sum(asker.waits.values()) == 2
@@ -198,6 +207,16 @@ def test_when_all_are_refused_the_run_stops(candidates: list[Candidate], judge: 
         outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
     assert len(server.seen) == 5
     assert outcome.stopped == "refused: 400 Bad Request: unknown field response_format"
+
+
+def test_failures_that_are_not_in_a_row_do_not_stop_it(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    many = [replace(c, id=f"{c.id}{n}", source_text=f"{c.source_text}{n}") for c in candidates for n in range(2)]
+    with chat_server(lambda text, _: Response(status=400 if text.endswith("0") else 200)) as server:
+        outcome, _ = run(many, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
+    assert outcome.stopped is None
+    assert (len(outcome.accepted), len(outcome.set_aside)) == (6, 6)
 
 
 @pytest.mark.parametrize("status", [401, 404])

@@ -15,10 +15,11 @@ from declip_runtime.errors import ImageError
 from .candidates import Candidate
 from .endpoint import Answer, Endpoint, RefusedError, StoppedError, UnansweredError
 from .journal import Journal, Reply
+from .judging import judge_replies
 from .pictures import data_url, file_sha256
 from .prompt import Prompt
 from .records import Record
-from .reply import Descriptions, Judge, ReplyError
+from .reply import Descriptions, Judge
 
 _FAILURES_IN_A_ROW = 5
 
@@ -64,29 +65,6 @@ class Outcome:
     def reasons(self) -> Counter[str]:
         """How often which reason set a candidate aside; numbers and names are left out, so that equal ones meet."""
         return Counter(re.sub(r"'[^']*'|\d+", "...", one.reason) for one in self.set_aside)
-
-
-def judge_replies(judge: Judge, replies: Iterable[Reply]) -> tuple[Descriptions | None, str, Reply | None]:
-    """The first acceptable of some replies; or None, why the last one is not, and that one."""
-    reason, last = "", None
-    for last in replies:
-        try:
-            return judge.accept(last.text), "", last
-        except ReplyError as error:
-            limit = " (cut off at the model's token limit)" if last.finish == "length" else ""
-            reason = f"{error}{limit}"
-    return None, reason, last
-
-
-def pending(
-    candidates: Iterable[Candidate], journal_replies: dict[str, list[Reply]], judge: Judge, attempts: int
-) -> list[Candidate]:
-    """Candidates that have no acceptable reply yet and attempts left."""
-    return [
-        c
-        for c in candidates
-        if len(replies := journal_replies.get(c.id, [])) < attempts and judge_replies(judge, replies)[0] is None
-    ]
 
 
 def relabel(
