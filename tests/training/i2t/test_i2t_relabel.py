@@ -145,6 +145,17 @@ def test_a_date_is_a_way_to_say_when_too(candidates: list[Candidate], judge: Jud
     assert server.seen[1].at - server.seen[0].at >= 0.8
 
 
+def test_rate_limits_are_no_failures_of_a_request(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    script = first_then(*[Response(status=429, headers={"retry-after-ms": "5"})] * 12)
+    with chat_server(script) as server:
+        outcome, asker = run(candidates[:2], server, judge, tmp_path / "j.jsonl", retries=1)
+        assert len(outcome.accepted) == 2
+        assert asker.waits == {"429 Too Many Requests": 12}
+        server.script = lambda *_: Response(status=429, headers={"retry-after-ms": "1"})
+        outcome, _ = run(candidates[2:3], server, judge, tmp_path / "j.jsonl", retries=1)
+    assert outcome.set_aside[0].reason == "not answered: 429 Too Many Requests, 100 times"
+
+
 def test_an_endpoint_that_wants_hours_ends_the_run(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
     script = first_then(Response(status=429, headers={"Retry-After": "86400"}))
     with chat_server(script) as server, pytest.raises(EndpointError, match=r"asks to wait 24\.0 hours"):

@@ -29,6 +29,8 @@ _FORMATS: Mapping[str, dict[str, Any]] = {
 }
 _LONGEST_WAIT = 3600.0
 _RETRIED = (408, 409, 425)
+_RATE_LIMITS = 100
+"""How many of them one request stands: other workers may be served in its place, so they are no failures of it."""
 
 
 class EndpointError(TrainingError):
@@ -63,8 +65,9 @@ class EndpointOptions:
     """Where and how to ask.
 
     ``key`` None sends a placeholder, as local servers expect. ``timeout`` is seconds without a byte from the server.
-    A request is tried 1 + ``retries`` times, with pauses of ``backoff`` seconds that double up to ``longest_backoff``,
-    or as long as the server says. ``extra`` is merged into the request's body (temperature, max_tokens, ...).
+    A request is tried 1 + ``retries`` times, rate limits not counted, with pauses of ``backoff`` seconds that double up
+    to ``longest_backoff``, or as long as the server says. ``extra`` is merged into the request's body (temperature,
+    max_tokens, ...).
     """
 
     base_url: str
@@ -97,21 +100,23 @@ class Endpoint:
 
         Raises RefusedError, UnansweredError or StoppedError for this request, EndpointError where none can succeed.
         """
-        pause, reason = self.options.backoff, ""
-        for _ in range(1 + self.options.retries):
+        pause, failures, limits, reason = self.options.backoff, 0, 0, ""
+        while failures <= self.options.retries and limits < _RATE_LIMITS:
             self._wait_for_the_gate()
             reason, told = self._try(messages)
             if isinstance(told, Answer):
                 return told
             with self._lock:
                 self.waits[reason] += 1
+            limited = reason.startswith("429")
+            limits, failures = limits + limited, failures + (not limited)
             own = min(pause, self.options.longest_backoff) * random.uniform(0.75, 1.25)
             pause *= 2
-            if told is not None or reason == "429 Too Many Requests":
+            if told is not None or limited:
                 self._close_the_gate(own if told is None else told)
             elif self._stop.wait(own):
                 raise StoppedError
-        raise UnansweredError(f"{reason}, {1 + self.options.retries} times")
+        raise UnansweredError(f"{reason}, {failures + limits} times")
 
     def _try(self, messages: list[dict[str, Any]]) -> tuple[str, Answer | float | None]:
         """The answer; or why there is none and how many seconds the server wants us to wait (None: it does not say)."""
@@ -153,7 +158,8 @@ class Endpoint:
         while True:
             with self._lock:
                 left = self._open_again - time.monotonic()
-            if self._stop.is_set() or (left > 0 and self._stop.wait(left)):
+            together = random.uniform(0, min(left / 4, 1.0)) if left > 0 else 0.0  # so that not all ask at once then
+            if self._stop.is_set() or (left > 0 and self._stop.wait(left + together)):
                 raise StoppedError
             if left <= 0:
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from declip_runtime.errors import TrainingError
@@ -114,7 +114,9 @@ def read_source(
             tally.add("repeated description", where)
         else:
             seen.add(pair)
-            kind = next((t for pattern, t in types if fnmatch(name, pattern)), label or FORMATS[source.format][1](name))
+            kind = next(
+                (t for pattern, t in types if fnmatchcase(name, pattern)), label or FORMATS[source.format][1](name)
+            )
             yield Described(source.name, name, image, kind, text)
 
 
@@ -128,7 +130,7 @@ def _entries(source: Source, tally: Tally, columns: Columns) -> Iterable[tuple[s
 def _inside(folder: Path, name: str) -> Path | None:
     """The image's path; None where an annotation file points out of the folder, whose files are sent to an endpoint."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return None if path.is_absolute() or ".." in path.parts else folder / path
+    return None if path.is_absolute() or Path(name).drive or ".." in path.parts else folder / path
 
 
 def _is_file(path: Path) -> bool:
