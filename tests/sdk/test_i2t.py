@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 
 from declip_sdk.cli import run
+from declip_sdk.cli.i2t import command, filtering
 from declip_training.i2t.candidates import hash_of, read_candidates
+from declip_training.i2t.decoupling import Limits
 from declip_training.i2t.pictures import file_sha256
-from declip_training.i2t.records import Record, write_records
+from declip_training.i2t.records import COLUMNS, Record, write_records
+from declip_training.i2t.sources import FORMATS
 
 from .command import DECLIP
 from .conftest import save_picture
@@ -218,6 +222,20 @@ def test_nothing_heavy_is_imported_for_help() -> None:
     )
     done = subprocess.run([DECLIP[0], "-c", program], capture_output=True, text=True, check=True)
     assert not {"openai", "pyarrow", "torch", "declip_training"} & set(done.stderr.split())
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "i2t.md"
+
+
+def test_the_documentation_names_options_and_limits_as_they_are() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    options = {o for verb in command.commands.values() for p in verb.params for o in p.opts}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= options
+    limits = {name: float(value) for name, value in re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", text, re.MULTILINE)}
+    assert limits == vars(Limits())
+    assert set(COLUMNS) <= set(re.findall(r"`(\w+)`", text))
+    assert all(f"`{name}`" in text for name in FORMATS)
+    assert filtering.FORMATS == tuple(FORMATS)  # the command line names them without importing anything large
 
 
 def test_hostile_names_cannot_steer_the_terminal(table: Path, capfd: Any) -> None:
