@@ -94,8 +94,7 @@ def csiq(root: Path) -> Miniature:
     for column, name in enumerate(["image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos"], 4):
         sheet.cell(4, column, name)
     for number, (image, kind, level, file) in enumerate(rows, 1):
-        cell = float(image) if isinstance(image, int) and number == 1 else image  # Excel knows no whole numbers
-        for column, value in enumerate([cell, 1, kind, level, 0.1, 0.9 - 0.1 * number], 4):
+        for column, value in enumerate([image, 1, kind, level, 0.1, 0.9 - 0.1 * number], 4):
             sheet.cell(4 + number, column, value)
         draw(root / "dst_imgs" / f"{file}.png", number)
         draw(root / "src_imgs" / f"{image}.png", 20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,8 @@ def test_all_images_missing_is_an_error_whatever_is_allowed(copy: object) -> Non
         ("ava", "AVA.txt", "3 953 0 0 0 3 0 0 1", "3 953 0 0 0 0 0 0 0", "every vote on image 953"),
         ("ava", "AVA.txt", " 1 22 1396", " 1 22", "has 14 of 15 columns"),
         ("para", "annotation/PARA-GiaaTest.csv", "session2,animal,0,1.8", "session2,animal,0,inf", "line 3 .* is inf"),
+        ("aadb", "imgListFiles_label/imgListTestNewRegression_score.txt", "_b.jpg 0.5", "_b.jpg",
+         "line 2 of .*: the score is empty"),
         ("eva", "data/votes_filtered.csv", "=E136=2=", "=E136=two=", "line 4 of .*: the score is 'two'"),
         ("biq2021", "Test (Images and MOS).csv", ",0.2", ",good", "Test .Images and MOS..csv cannot be read"),
         ("biq2021", "Test (Images and MOS).csv", ",MOS", ",Score", "Test .Images and MOS..csv cannot be read"),
@@ -217,11 +220,26 @@ def test_live_of_another_length_is_refused(copy: object) -> None:
 
 
 def test_of_two_names_that_differ_in_case_the_exact_one_is_taken(copy: object) -> None:
-    root = copy("kadid")  # type: ignore[operator]
-    draw(root / "images" / "i01_01_05.PNG", 25)
-    if len(list((root / "images").iterdir())) == 5:
+    root = copy("koniq")  # type: ignore[operator]
+    for number in range(1, 6):
+        draw(root / "1024x768" / f"9{number}.JPG", 25)
+    if len(list((root / "1024x768").iterdir())) == 5:
         pytest.skip("this file system does not tell the names apart")
-    assert [number_in(p.path) for p in collect(DATASETS["kadid"], root).photos] == [1, 2, 3, 4]
+    assert [number_in(p.path) for p in collect(DATASETS["koniq"], root, "all").photos] == [1, 3, 5, 4, 2]
+
+
+def test_a_sheet_that_states_a_smaller_size_is_read_whole(copy: object) -> None:
+    root = copy("spaq")  # type: ignore[operator]
+    table = root / "Annotations" / "MOS and Image attribute scores.xlsx"
+    with zipfile.ZipFile(table) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    sheet = parts["xl/worksheets/sheet1.xml"]
+    assert b'<dimension ref="A1:G6"' in sheet
+    parts["xl/worksheets/sheet1.xml"] = sheet.replace(b'<dimension ref="A1:G6"', b'<dimension ref="A1:B2"')
+    with zipfile.ZipFile(table, "w") as book:
+        for name, content in parts.items():
+            book.writestr(name, content)
+    assert len(collect(DATASETS["spaq"], root).photos) == 5
 
 
 def test_koniq_takes_the_small_images_only_where_there_are_no_large_ones(copy: object) -> None:

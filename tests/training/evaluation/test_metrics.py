@@ -68,6 +68,18 @@ def test_a_falling_curve_is_called_one() -> None:
     assert found.plcc_fitted > 0.9  # which is why it has to be said
 
 
+def test_scores_turned_round_are_fitted_as_well() -> None:
+    """The start follows the direction; from the customary one some of these end in a worse curve."""
+    rng = np.random.default_rng(0)
+    for _ in range(120):
+        x = rng.normal(size=18)
+        y = 1 + 4 / (1 + np.exp(-(x - 1) / 0.13)) + rng.normal(0, 2.5, 18)
+        one, other = fit_logistic(x, y), fit_logistic(-x, y)
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert np.square(other(-x) - y).sum() == pytest.approx(np.square(one(x) - y).sum(), rel=1e-3)
+
+
 def test_a_fit_that_does_not_converge_is_told_and_costs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def gives_up(*_: object, **__: object) -> None:
         raise RuntimeError("Optimal parameters not found: Number of calls to function has reached maxfev = 20000.")

@@ -1,1 +1,1 @@
-"""Correlation with people, distortion ladders, the ledger of Test evaluations."""
+"""Agreement with people on public data sets, distortion ladders, the ledger of Test evaluations."""

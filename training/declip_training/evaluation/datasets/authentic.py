@@ -10,7 +10,7 @@ from declip_runtime.errors import TrainingError
 from declip_training.data.biq2021 import read_split
 
 from .base import TEST, TRAIN, VALIDATION, Dataset, Row
-from .files import Folder, csv_rows, mat_values, number, sheet_rows
+from .files import Folder, csv_rows, mat_values, number, sheet_rows, text
 
 # --- LIVE In the Wild Challenge
 
@@ -87,7 +87,8 @@ def _spaq(folder: Folder, _split: str) -> Iterator[Row]:
     table = folder.file("Annotations/MOS and Image attribute scores.xlsx")
     for where, row in sheet_rows(table, ("image name", "mos", *_SPAQ_ATTRIBUTES.values())):
         attributes = {name: number(row[column], where, column) for name, column in _SPAQ_ATTRIBUTES.items()}
-        yield Row(f"TestImage/{row['image name']}", number(row["mos"], where, "MOS"), where, attributes=attributes)
+        image = text(row["image name"], where, "the name")
+        yield Row(f"TestImage/{image}", number(row["mos"], where, "MOS"), where, attributes=attributes)
 
 
 SPAQ = Dataset(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from .base import TEST, TRAIN, VALIDATION, Dataset, Row
-from .files import Folder, csv_rows, lines, number
+from .files import Folder, csv_rows, lines, number, text
 
 # --- AVA
 
@@ -61,8 +61,9 @@ def _aadb(folder: Folder, split: str) -> Iterator[Row]:
     # the official test images carry their score in front of the name that the lists use
     plain = {_SCORE_PREFIX.sub("", name): name for name in folder.names(images)}
     for where, line in lines(table):
-        name, _, score = line.partition(" ")
-        yield Row(f"{images}/{plain.get(name, name)}", number(score, where, "the score"), where)
+        name, *rest = line.split(maxsplit=1)
+        score = number(text(rest[0] if rest else "", where, "the score"), where, "the score")
+        yield Row(f"{images}/{plain.get(name, name)}", score, where)
 
 
 AADB = Dataset(

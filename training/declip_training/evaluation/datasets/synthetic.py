@@ -69,7 +69,7 @@ def _csiq(folder: Folder, _split: str) -> Iterator[Row]:
         if kind not in _CSIQ_KINDS:
             raise folder.incomplete(f"the distortion {kind!r} ({where})")
         place, word = _CSIQ_KINDS[kind]
-        image, level = _whole(row["image"], where, "image"), _whole(row["dst_lev"], where, "dst_lev")
+        image, level = text(row["image"], where, "image"), text(row["dst_lev"], where, "dst_lev")
         yield Row(
             f"{distorted}/{place}/{image}.{word}.{level}.png",
             1.0 - number(row["dmos"], where, "dmos"),
@@ -77,11 +77,6 @@ def _csiq(folder: Folder, _split: str) -> Iterator[Row]:
             place,
             reference=f"{pristine}/{image}.png",
         )
-
-
-def _whole(value: object, where: str, what: str) -> str:
-    """The cell as text; Excel keeps the image that is called 1600 as the number 1600.0."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else text(value, where, what)
 
 
 CSIQ = Dataset(
@@ -102,8 +97,8 @@ CSIQ = Dataset(
 
 def _tid2013(folder: Folder, _split: str) -> Iterator[Row]:
     for where, line in lines(folder.file("mos_with_names.txt")):
-        mos, _, name = line.partition(" ")
-        image = text(name, where, "the name")
+        mos, *rest = line.split(maxsplit=1)
+        image = text(rest[0] if rest else "", where, "the name")
         parts = image.split("_")
         yield Row(
             f"distorted_images/{image}",
