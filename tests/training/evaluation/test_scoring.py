@@ -202,7 +202,8 @@ def test_scores_made_with_something_else_go(collection: Collection, tmp_path: Pa
     lines = file.read_text().splitlines()
     header = json.loads(lines[0])
     header["identity"]["precision"] = "bf16"
-    file.write_text("\n".join([json.dumps(header), *lines[1:-1]]) + "\n")
+    others = [json.dumps([f"1024x768/{i}.jpg", 1, 1, [0.1, 0.2, 0.3]]) for i in range(9)]
+    file.write_text("\n".join([json.dumps(header), *lines[1:-1], *others]) + "\n")
     found = score(collection, tmp_path / "cache")
     assert (found.fresh, found.identity["precision"]) == (5, "fp32")
     assert len(file.read_text().splitlines()) == 6
