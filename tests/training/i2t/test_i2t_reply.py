@@ -53,8 +53,10 @@ def test_exactly_one_object_is_found_in_prose(reply: str) -> None:
         ('{"perceptual": "a", "semantic": "\\n"}', "the semantic text is empty or no text"),
         ('{"perceptual": "a", "semantic": null}', "the semantic text is empty or no text"),
         ('{"perceptual": "a", "semantic": "\\ud83d"}', "half a character"),
-        ("[" * 100_000, "no JSON object"),
-        ('{"a":' * 100_000, "no JSON object"),
+        ('{"a":' * 3_000, "nested too deeply|no JSON object"),
+        ("[" * 20_000, "no JSON object"),
+        ("{" * 20_000, "no JSON object"),
+        (f"{OBJECT}{' ' * 20_000}", "characters, more than 20000"),
     ],
 )
 def test_another_form_is_refused_with_the_reason(reply: str, reason: str) -> None:

@@ -12,6 +12,7 @@ from .language import foreign
 from .vocabulary import words
 
 KEYS = ("perceptual", "semantic")
+_LONGEST_REPLY = 20_000
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {key: {"type": "string"} for key in KEYS},
@@ -60,6 +61,8 @@ def parse(reply: str) -> Descriptions:
     Prose and code fences around the object are passed over. Raises ReplyError where there is no object, more than one,
     or another schema.
     """
+    if len(reply) > _LONGEST_REPLY:
+        raise ReplyError(f"the reply has {len(reply)} characters, more than {_LONGEST_REPLY}")
     objects = list(_objects(reply))
     if not objects:
         raise ReplyError("no JSON object in the reply")
@@ -87,8 +90,10 @@ def _objects(text: str) -> Iterator[list[tuple[str, Any]]]:
         try:
             found, place = decoder.raw_decode(text, place)
             yield found
-        except (ValueError, RecursionError):
+        except ValueError:
             place += 1
+        except RecursionError as error:  # so would every brace inside, and each try costs time
+            raise ReplyError("the JSON in the reply is nested too deeply") from error
         place = text.find("{", place)
 
 
