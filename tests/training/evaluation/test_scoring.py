@@ -204,9 +204,14 @@ def test_scores_made_with_something_else_go(collection: Collection, tmp_path: Pa
     header["identity"]["precision"] = "bf16"
     others = [json.dumps([f"1024x768/{i}.jpg", 1, 1, [0.1, 0.2, 0.3]]) for i in range(9)]
     file.write_text("\n".join([json.dumps(header), *lines[1:-1], *others]) + "\n")
+    photo = collection.photos[0].path
+    size, changed = photo.stat().st_size, photo.stat().st_mtime_ns
+    photo.write_bytes(b"?" * size)  # unreadable now, though nothing of it tells so
+    os.utime(photo, ns=(changed, changed))
     found = score(collection, tmp_path / "cache")
     assert (found.fresh, found.identity["precision"]) == (5, "fp32")
-    assert len(file.read_text().splitlines()) == 6
+    assert found.good.tolist() == [False, True, True, True, True]  # no score of then among those of now
+    assert len(file.read_text().splitlines()) == 5
 
 
 def test_a_full_disk_is_one_error_that_keeps_what_was_scored(
