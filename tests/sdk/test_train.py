@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,8 +131,6 @@ def test_unreadable_images_stop_or_are_counted(arguments: Callable[..., list[str
 def test_each_mistake_is_one_line(
     extra: list[str], message: str, arguments: Callable[..., list[str]], capfd: Any
 ) -> None:
-    import re
-
     assert re.search(message, refused(arguments(*extra), capfd))
 
 
@@ -161,20 +159,20 @@ def test_a_checkpoint_of_another_form_is_one_line(
     assert "holds projectors of width 8, SiLU 'between'" in refused(command, capfd)
 
 
-@pytest.mark.parametrize("kilobytes", [2, 20])
 def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on_later(
-    kilobytes: int, arguments: Callable[..., list[str]], tmp_path: Path
+    arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    """A limit on the size of files stands for the disk; 2 kB are too few for the bank, 20 kB for a checkpoint."""
+    """A limit on the size of files stands for the disk: 20 kB are enough for the bank and too few for a checkpoint."""
+    resource = pytest.importorskip("resource")
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1024 * kilobytes,) * 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20 * 1024,) * 2)
 
     command = [*DECLIP, *arguments("--latent", "600")]
     result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     assert result.returncode == 2
     (line,) = [text for text in result.stderr.splitlines() if text.startswith("declip: ")]
-    assert "cannot write" in line
+    assert f"cannot write {tmp_path / 'run' / 'best.safetensors'}" in line
     assert "give the same command again" in line
     assert not list((tmp_path / "run").rglob("*.partial"))
     assert subprocess.run(command, capture_output=True).returncode == 0

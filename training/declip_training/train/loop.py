@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from declip_runtime.errors import TrainingError
-from declip_training.losses import image_to_text as plain_loss
 from declip_training.model.projector import Projector
 from declip_training.state import load_state, save_state
 
@@ -161,16 +159,15 @@ class Trainer:
         share = settings.batch // self._world.size
         first = self._world.rank * share
         images, texts = self._fetch(rows[first : first + share], epoch)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
-            projected = heads.perceptual(images), heads.semantic(images)
+        projected = self._project(images)
         scale = heads.log_scale.exp()
         losses = []
         for side, own in zip(projected, texts, strict=True):
             everyone = self._world.gather(own)
             if settings.loss == "symmetric":
-                losses.append(symmetric(side.float(), everyone, scale, self._world))
+                losses.append(symmetric(side, everyone, scale, self._world))
             else:
-                losses.append(image_to_text(side.float(), everyone, scale, first))
+                losses.append(image_to_text(side, everyone, scale, first))
         self._optimizer.zero_grad(set_to_none=True)
         total = losses[0] + losses[1]
         total.backward()
@@ -187,6 +184,11 @@ class Trainer:
                 heads.log_scale.clamp_(0, math.log(_LARGEST_SCALE))
         return {**dict(zip(("loss", "perceptual", "semantic"), parts.tolist(), strict=True)), "lr": rate}
 
+    def _project(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Both embeddings float32 [b, D], not normalised."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+            return self._heads.perceptual(images).float(), self._heads.semantic(images).float()
+
     def _fetch(self, rows: Rows, epoch: int | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Images float32 [b, D]; T_p and T_s [b, D] in the dtype of matrix products."""
         images = self._source.images(rows, epoch).to(self._device).float()
@@ -194,23 +196,24 @@ class Trainer:
         return images, (perceptual, semantic)
 
     def _evaluate(self, step: int) -> None:
-        """Validation loss at the first temperature, in FP32, and a new best checkpoint where it is the lowest."""
+        """Validation loss at the first temperature, and a new best checkpoint where it is the lowest."""
         if not self._world.leads:
             return
         if self._judged is None:  # then the last is the best
             if step == self.steps:
                 self._save(self._heads, self._folder.best)
             return
-        scale = 1 / self._settings.tau
-        sums = {"perceptual": 0.0, "semantic": 0.0}
+        scale = torch.tensor(1 / self._settings.tau, device=self._device)
         images, texts = self._judged
+        sums = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad():
             for start in range(0, len(images), self._settings.batch):
                 part = slice(start, start + self._settings.batch)
-                for (name, total), own in zip(list(sums.items()), texts, strict=True):
-                    unit = F.normalize(getattr(self._heads, name)(images[part]), dim=-1)
-                    sums[name] = total + float(plain_loss(unit, own[part].float(), scale)) * len(unit)
-        losses = {f"validation_{name}": total / len(images) for name, total in sums.items()}
+                sides = zip(self._project(images[part]), texts, strict=True)
+                means = torch.stack([image_to_text(side, own[part], scale) for side, own in sides])
+                sums += means.double().cpu() * len(images[part])
+        perceptual, semantic = (sums / len(images)).tolist()
+        losses = {"validation_perceptual": perceptual, "validation_semantic": semantic}
         losses["validation"] = sum(losses.values())
         self._require_finite(losses["validation"], step)
         best = losses["validation"] < float(self._best.loss)
