@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +15,7 @@ from declip_runtime.cpu import available_cpus
 from declip_runtime.errors import TrainingError
 
 from .say import say
+from .stages import stage_progress
 from .text import visible
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from declip_training.train.world import World
 
 _EXTRA = "Training needs torch and open_clip. Run: pip install 'declip-sdk[train]'"
-_LINE_EVERY = 30.0  # seconds, where standard error is no terminal
 _FOLDER = click.Path(path_type=Path)
 
 
@@ -116,7 +113,7 @@ def _train(
     tell(f"loading {options['tower']} ({options['pretrained']})")
     towers = Towers.load(options["tower"], options["pretrained"], device, settings.precision)
     warn: Callable[[str], None] = say if world.leads else lambda line: None
-    with _progress(shown=world.leads) as progress:
+    with stage_progress(shown=world.leads) as progress:
         summary = train(job, towers, world, progress, warn)
     if not world.leads:
         return
@@ -124,7 +121,7 @@ def _train(
         say(f"{job.folder} is finished: nothing was trained. Give another folder with -o for another run.")
     click.echo(_result(job, summary))
     if options["report"] is not None:
-        with _progress(shown=True) as progress:
+        with stage_progress(shown=True) as progress:
             folder = report_run(
                 job, towers, options["report"], kinds=options["kinds"] or None, progress=progress, say=warn
             )
@@ -141,52 +138,3 @@ def _result(job: Job, summary: dict[str, Any]) -> str:
 
 def _tell(line: str) -> None:
     click.echo(f"  {visible(line)}", err=True)
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """Done, rate and remaining time of each stage on standard error: bars in a terminal, else a line now and then."""
-    if not shown:
-        yield lambda stage, done, total: None
-    elif not sys.stderr.isatty():
-        yield _Lines()
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bars:
-            tasks: dict[str, Any] = {}
-
-            def update(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=total, completed=done, rate="")
-                speed = bars.tasks[tasks[stage]].speed
-                bars.update(tasks[stage], completed=done, rate="" if speed is None else f"{speed:,.1f}/s")
-
-            yield update
-
-
-class _Lines:
-    """Progress where no bar can be drawn."""
-
-    def __init__(self) -> None:
-        self._stage, self._began, self._first, self._last = "", 0.0, 0, 0.0
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if stage != self._stage:
-            self._stage, self._began, self._first, self._last = stage, now, done, now
-            return
-        if now - self._last < _LINE_EVERY and done < total:
-            return
-        self._last = now
-        rate = (done - self._first) / max(now - self._began, 1e-9)
-        left = f", {(total - done) / rate / 60:,.1f} min left" if 0 < done < total and rate else ""
-        click.echo(f"  {stage} {done:,}/{total:,}, {rate:,.1f}/s{left}", err=True)
