@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from declip_runtime.errors import TrainingError
-from declip_training.data.batches import BatchLabels, BatchSource
-from declip_training.data.biq2021 import read_split, read_splits
+from declip_training.data.batches import BatchLabels, BatchShape, BatchSource
+from declip_training.data.biq2021 import Rated, read_split, read_splits
 from declip_training.data.descriptions import distortion_sentences, level_sentences, strength_of
-from declip_training.data.distortions import DISTORTIONS, distort
-from declip_training.data.flickr8k import read_flickr8k
+from declip_training.data.distortions import DISTORTIONS, distort, ladder
+from declip_training.data.flickr8k import Captioned, read_flickr8k
 from declip_training.data.pixel_bank import build_pixel_bank
 
 
@@ -97,6 +97,52 @@ def test_distortions_are_deterministic_and_grow(kind: str, photos: np.ndarray[An
     assert all(r.dtype == np.uint8 and r.shape == clean.shape for r in results)
     errors = [np.mean((r.astype(float) - clean) ** 2) for r in results]
     assert 0 < errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.parametrize("kind", DISTORTIONS)
+def test_ladders_show_what_the_tower_sees(kind: str, photos: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    """Compression happens to the file and is scaled down with it; everything else is measured at the tower's scale."""
+    from PIL import Image
+
+    def scaled(pixels: Any) -> Any:
+        return np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC))
+
+    photo = photos[-1]  # 64 x 64
+    rungs = ladder(photo, 32, kind, (0.3, 0.9), 5)
+    assert np.array_equal(rungs[0], scaled(photo))
+    rng = np.random.default_rng(5)
+    expected = scaled(distort(photo, kind, 0.9, rng)) if kind == "jpeg" else distort(scaled(photo), kind, 0.9, rng)
+    assert np.array_equal(rungs[2], expected)
+
+
+def test_frequent_kinds_are_frequent(photos: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    rated = [Rated(Path(f"{i}.jpg"), i / 59, ("ss01", "ss02", "ss03")[i % 3]) for i in range(60)]
+    captioned = [Captioned(Path(f"{i}.jpg"), ("thing",)) for i in range(60)]
+    shape = BatchShape(rated=(1, 1, 1), ladders=50, captioned=1, extra_captions=0, ladder_odds={"jpeg": 50.0})
+    odd = BatchSource(rated, photos, (photos,), captioned, photos, shape, seed=3)
+    assert odd.batch(0, 8).labels.kinds.count("jpeg") > 35
+
+
+def test_cuts_are_scaled_as_whole_photos_are(photos: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    """Rated photos of side 64, captioned of 32: a cut of 16 shows what a cut of 32 shows of a rated one."""
+    rated = [Rated(Path(f"{i}.jpg"), i / 59, ("ss01", "ss02", "ss03")[i % 3]) for i in range(60)]
+    captioned = [Captioned(Path(f"{i}.jpg"), ("thing",)) for i in range(60)]
+    shape = BatchShape(rated=(1, 1, 1), ladders=1, captioned=1, extra_captions=0)
+    small = np.zeros((60, 32, 32, 3), np.uint8)
+    small[:, ::2] = 255  # lines of a pixel, which become lines of two
+    batch = BatchSource(rated, photos, (photos,), captioned, small, shape, seed=3).batch(0, 32)
+    lines = batch.pixels[-1].astype(int).mean(axis=(1, 2))
+    assert batch.pixels.shape[1:] == (32, 32, 3)
+    rises = np.flatnonzero(np.diff((lines > 127).astype(int)) == 1)
+    assert set(np.diff(rises)) == {4}
+
+
+def test_ladders_start_from_photos_smaller_than_the_cut(photos: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    rated = [Rated(Path(f"{i}.jpg"), i / 59, ("ss01", "ss02", "ss03")[i % 3]) for i in range(60)]
+    captioned = [Captioned(Path(f"{i}.jpg"), ("thing",)) for i in range(60)]
+    shape = BatchShape(rated=(1, 1, 1), ladders=20, captioned=1, extra_captions=0)
+    small = BatchSource(rated, photos, (photos[:, :40, :40],), captioned, photos, shape, seed=3)
+    assert small.batch(0, 56).pixels.shape == (3 + 20 * 4 + 1, 56, 56, 3)
 
 
 def test_sentences_cover_every_distortion_and_follow_the_seed() -> None:

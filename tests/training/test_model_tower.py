@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from declip_runtime.errors import CheckpointError, ExportError
 from declip_training.model.tower import load_clip
+from declip_training.recipes.nano import MODEL_CONFIG
 
 
 def test_random_is_seeded_and_leaves_the_random_state_alone(tiny_config: Path) -> None:
@@ -128,3 +129,20 @@ def test_import_needs_no_torchvision_operators() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stdout == "fine\n", result.stderr
+
+
+def test_the_bundled_tower_is_known_to_open_clip() -> None:
+    clip, _, preprocess = load_clip(str(MODEL_CONFIG), "random")
+    trunk = clip.visual.trunk
+    pictures = torch.randn(1, 3, preprocess.size, preprocess.size)
+    halves = []
+    for layer in trunk.conv1:
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda _m, _i, out: halves.append(out.shape[-1]))
+    with torch.no_grad():
+        assert trunk.forward_features(pictures).shape == (1, 512, 6, 6)
+        assert clip.encode_image(pictures).shape == (1, 256)
+    assert preprocess.size == 384
+    assert halves[:3] == [192, 96, 96]
+    weights = sum(p.numel() for p in clip.visual.parameters())
+    assert 2 * weights < 13e6, "stored as FP16 beside two projectors an engine must stay below 15 MB"

@@ -13,7 +13,6 @@ import torch
 from torch.nn import functional as F
 
 from declip_runtime.errors import TrainingError
-from declip_training.coop import CoopConfig, learn_context
 from declip_training.data.batches import BatchSource
 from declip_training.data.descriptions import ANTONYMS
 from declip_training.evaluation.metrics import srcc
@@ -21,6 +20,7 @@ from declip_training.features import FeatureBatch, build_feature_bank, tower_fea
 from declip_training.linear_head import fit_linear_head
 from declip_training.losses import antonym_logit
 from declip_training.model.prompts import encode_texts
+from declip_training.objective import split_images
 from declip_training.pretrain import PretrainConfig, pretrain
 from declip_training.projectors import ProjectorConfig, train_projectors
 from declip_training.state import load_state, save_state
@@ -103,46 +103,32 @@ def test_feature_bank_is_reused_and_keyed(tiny_clip: Any, source: BatchSource, t
         build("two", source)
 
 
-def test_projectors_learn_and_keep_the_best_step(tiny_clip: Any, bank: list[FeatureBatch]) -> None:
+def test_projectors_mend_ladders_keep_opinions_and_the_best_step(tiny_clip: Any, bank: list[FeatureBatch]) -> None:
     clip, tokenizer, _ = tiny_clip
     pair = encode_texts(clip, tokenizer, ANTONYMS[0])
-    x = torch.cat([b.features[: len(b.labels.mos)] for b in bank])
-    mos = np.concatenate([b.labels.mos for b in bank])
+    rated, ladders = (torch.cat([split_images(b.features, b.labels)[part] for b in bank]) for part in (0, 1))
+    severities = np.concatenate([b.labels.severities for b in bank])
 
     @torch.no_grad()
-    def evaluate(perceptual: torch.nn.Module) -> float:
-        return srcc(antonym_logit(F.normalize(perceptual(x), dim=-1), pair, SCALE).numpy(), mos)
+    def logit(perceptual: torch.nn.Module, x: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return antonym_logit(F.normalize(perceptual(x), dim=-1), pair, SCALE).numpy()
+
+    def agreement(perceptual: torch.nn.Module) -> float:
+        falling = logit(perceptual, ladders).reshape(severities.shape)
+        return float(np.mean([srcc(-row, truth) for row, truth in zip(falling, severities, strict=True)]))
 
     logged: list[dict[str, float]] = []
     config = ProjectorConfig(steps=60, merged=2, lr=3e-3, check_every=20)
-    before = evaluate(torch.nn.Identity())
+    before = agreement(torch.nn.Identity())
     perceptual, semantic = train_projectors(
-        bank, lambda s: encode_texts(clip, tokenizer, s), SCALE, config, evaluate, logged.append
-    )
-    assert evaluate(perceptual) == pytest.approx(max(line["validation"] for line in logged))
-    assert evaluate(perceptual) > before + 0.1
-    assert float(semantic.down.weight.detach().abs().max()) > 0
-
-
-def test_coop_learns_a_context_for_the_frozen_towers(tiny_clip: Any, bank: list[FeatureBatch]) -> None:
-    clip, tokenizer, _ = tiny_clip
-    frozen = {k: v.clone() for k, v in clip.state_dict().items()}
-    x = F.normalize(torch.cat([b.features[: len(b.labels.mos)] for b in bank]), dim=-1)
-    mos = np.concatenate([b.labels.mos for b in bank])
-
-    def evaluate(pair: torch.Tensor) -> float:
-        return srcc(antonym_logit(x, pair, SCALE).numpy(), mos)
-
-    context = learn_context(
-        clip, tokenizer, ANTONYMS[0], torch.nn.Identity(), bank, SCALE,
-        CoopConfig(tokens=3, steps=40, merged=2, lr=2e-2, check_every=10), evaluate, lambda line: None,
+        bank, lambda s: encode_texts(clip, tokenizer, s), SCALE, config, lambda p: {"choice": agreement(p)},
+        logged.append,
     )  # fmt: skip
-    assert context.shape == (2, 3, 32)
-    with torch.no_grad():
-        learned = evaluate(encode_texts(clip, tokenizer, ANTONYMS[0], context))
-        plain = evaluate(encode_texts(clip, tokenizer, ANTONYMS[0]))
-    assert learned > plain
-    assert all(torch.equal(v, frozen[k]) for k, v in clip.state_dict().items())
+    assert agreement(perceptual) == pytest.approx(max(line["choice"] for line in logged))
+    assert agreement(perceptual) > before + 0.1
+    moved = [np.abs(logit(perceptual, x) - logit(torch.nn.Identity(), x)).mean() for x in (rated, ladders)]
+    assert moved[0] < 0.5 * moved[1], "photos with opinions keep theirs, ladders move"
+    assert float(semantic.down.weight.detach().abs().max()) > 0
 
 
 def test_linear_head_finds_a_linear_opinion(tiny_clip: Any, bank: list[FeatureBatch]) -> None:

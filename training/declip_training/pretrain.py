@@ -36,12 +36,12 @@ class PretrainConfig:
     """Schedule of the pre-training. ``crops`` are (share of the steps, crop side) in order."""
 
     steps: int = 3000
-    crops: tuple[tuple[float, int], ...] = ((0.75, 160), (0.25, 192))
+    crops: tuple[tuple[float, int], ...] = ((0.75, 240), (0.25, 288))
     lr: float = 1.2e-3
     text_lr: float = 4e-4
     weight_decay: float = 0.05
     warmup: int = 200
-    ema: float = 0.998
+    ema: float = 0.9985
     clip_norm: float = 2.0
     seed: int = 7
     save_every: int = 250

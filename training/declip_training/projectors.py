@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .features import FeatureBatch
 from .losses import image_to_text
 from .model.projector import Projector
-from .objective import PerceptualObjective, split_images
+from .objective import RefiningObjective, split_images
 
 TextEncoder = Callable[[Sequence[str]], Tensor]
 
@@ -23,9 +23,9 @@ TextEncoder = Callable[[Sequence[str]], Tensor]
 class ProjectorConfig:
     """``steps`` of AdamW, each on ``merged`` batches of the bank; evaluated every ``check_every`` steps."""
 
-    steps: int = 1500
-    merged: int = 4
-    lr: float = 3e-4
+    steps: int = 900
+    merged: int = 8
+    lr: float = 1e-3
     weight_decay: float = 0.05
     check_every: int = 100
     seed: int = 11
@@ -50,33 +50,33 @@ def train_projectors(
     encode_text: TextEncoder,
     scale: float,
     config: ProjectorConfig,
-    evaluate: Callable[[nn.Module], float],
+    evaluate: Callable[[nn.Module], dict[str, float]],
     log: Callable[[dict[str, float]], None],
 ) -> tuple[Projector, Projector]:
-    """Return the (perceptual, semantic) projectors of the step at which ``evaluate(perceptual)`` was best.
+    """Return the (perceptual, semantic) projectors of the step at which ``evaluate(perceptual)["choice"]`` was best.
 
-    The perceptual one meets the perceptual objective, whose sentences are T_p; the semantic one meets eq. 7 with the
+    The perceptual one meets the refining objective, whose sentences are T_p; the semantic one meets eq. 7 with the
     captions T_s, on photos that are distorted at random. Step 0, the identity, takes part in the choice.
     """
     torch.manual_seed(config.seed)
     dim = bank[0].features.shape[1]
     perceptual, semantic = Projector(dim), Projector(dim)
     encode = cached(encode_text)
-    objective = PerceptualObjective(encode, config.seed)
+    objective = RefiningObjective(encode, config.seed)
     factor = torch.tensor(scale)
     parameters = [*perceptual.parameters(), *semantic.parameters()]
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     best, kept = evaluate(perceptual), copy.deepcopy((perceptual, semantic))
-    log({"step": 0, "validation": best})
+    log({"step": 0, **best})
     rng = np.random.default_rng(config.seed)
     for step in range(1, config.steps + 1):
         total: dict[str, float] = {}
         optimizer.zero_grad(set_to_none=True)
         for part, chosen in enumerate(rng.choice(len(bank), config.merged, replace=False)):
             features, labels = bank[chosen].features, bank[chosen].labels
-            rated, ladders, captioned = split_images(F.normalize(perceptual(features), dim=-1), labels)
-            losses = objective(rated, ladders, labels, factor, step * config.merged + part, captioned)
+            tower, projected = F.normalize(features, dim=-1), F.normalize(perceptual(features), dim=-1)
+            losses = objective(tower, projected, labels, factor, step * config.merged + part)
             content = F.normalize(semantic(split_images(features, labels)[2]), dim=-1)
             losses["semantic"] = image_to_text(content, encode(labels.captions), factor)
             (torch.stack(list(losses.values())).sum() / config.merged).backward()
@@ -86,7 +86,7 @@ def train_projectors(
         schedule.step()
         if step % config.check_every == 0:
             reached = evaluate(perceptual)
-            log({"step": step, "validation": reached, **total})
-            if reached > best:
+            log({"step": step, **reached, **{f"loss_{name}": value for name, value in total.items()}})
+            if reached["choice"] > best["choice"]:
                 best, kept = reached, copy.deepcopy((perceptual, semantic))
     return kept

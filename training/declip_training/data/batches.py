@@ -5,15 +5,15 @@ Each batch is a pure function of (seed, step), so a run that was killed continue
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .biq2021 import SUBSETS, Rated
-from .distortions import DISTORTIONS, distort
+from .distortions import DISTORTIONS, distort, ladder, scaled
 from .flickr8k import Captioned
 
 Pixels = npt.NDArray[np.uint8]
@@ -70,6 +70,8 @@ class BatchShape:
 
     ``distorted_captions`` is the share of captioned photos that are distorted: with it a photo has a perceptual
     description (the distortion) and a semantic one (the caption) that vary independently, which is I&2T.
+    ``ladder_odds`` makes ladders of a kind more frequent; 1 where it says nothing. ``scaling`` below 1 scales
+    ladders by nearly as much as whole photos more often than by less.
     """
 
     rated: tuple[int, int, int] = (11, 9, 20)
@@ -77,32 +79,34 @@ class BatchShape:
     captioned: int = 16
     extra_captions: int = 32
     distorted_captions: float = 0.0
+    ladder_odds: Mapping[str, float] = field(default_factory=dict)
+    scaling: float = 1.0
 
 
 class BatchSource:
     """Draws batches from banks that ``build_pixel_bank`` made.
 
-    ``rated_pixels`` row i belongs to ``rated[i]``, ``captioned_pixels`` likewise; ``clean_pixels`` holds more photos
-    of good quality that ladders may start from, beside the rated ones with a MOS of at least ``clean_mos``.
+    ``rated_pixels`` row i belongs to ``rated[i]``, ``captioned_pixels`` likewise; a cut through a captioned photo is
+    scaled as the whole photo would be, to the side of the rated ones. Ladders start from photos of good quality: one
+    of the ``clean`` banks is drawn, then a photo of it. Such a bank holds its photos closer to what their files hold,
+    and a cut is scaled by a factor between 1 and what the whole photo would be scaled by.
     """
 
     def __init__(
         self,
         rated: Sequence[Rated],
         rated_pixels: Pixels,
-        clean_pixels: Pixels,
+        clean: Sequence[Pixels],
         captioned: Sequence[Captioned],
         captioned_pixels: Pixels,
         shape: BatchShape,
         *,
         seed: int,
-        clean_mos: float = 0.65,
     ) -> None:
-        self._rated_pixels, self._clean_pixels, self._captioned_pixels = rated_pixels, clean_pixels, captioned_pixels
+        self._rated_pixels, self._clean, self._captioned_pixels = rated_pixels, clean, captioned_pixels
         self._mos = np.array([p.mos for p in rated], np.float32)
         subset = np.array([SUBSETS.index(p.subset) for p in rated])
         self._members = [np.flatnonzero(subset == k) for k in range(len(SUBSETS))]
-        self._clean_rated = np.flatnonzero(self._mos >= clean_mos)
         self._captions = [p.captions for p in captioned]
         self._shape, self._seed = shape, seed
 
@@ -113,16 +117,16 @@ class BatchSource:
         picks = [rng.choice(m, n, replace=False) for m, n in zip(self._members, shape.rated, strict=True)]
         rated = np.concatenate(picks)
         images = [_random_crop(self._rated_pixels[i], crop, rng) for i in rated]
-        kinds = tuple(str(k) for k in rng.choice(list(DISTORTIONS), shape.ladders))
+        odds = np.array([shape.ladder_odds.get(kind, 1.0) for kind in DISTORTIONS])
+        kinds = tuple(str(k) for k in rng.choice(list(DISTORTIONS), shape.ladders, p=odds / odds.sum()))
         severities = np.zeros((shape.ladders, LADDER_RUNGS), np.float32)
         for row, kind in zip(severities, kinds, strict=True):
             row[1:] = _graded(rng)
-            clean = _random_crop(self._clean(rng), crop, rng)
-            seed = int(rng.integers(2**32))
-            images += [clean, *(distort(clean, kind, float(s), np.random.default_rng(seed)) for s in row[1:])]
+            images += ladder(self._window(crop, rng), crop, kind, row[1:], int(rng.integers(2**32)))
         count = shape.captioned + shape.extra_captions
         chosen = rng.choice(len(self._captions), count, replace=False)
-        captioned = [_random_crop(self._captioned_pixels[i], crop, rng) for i in chosen[: shape.captioned]]
+        cut = round(crop * self._relative(self._captioned_pixels))
+        captioned = [scaled(_random_crop(self._captioned_pixels[i], cut, rng), crop) for i in chosen[: shape.captioned]]
         captions = tuple(self._captions[i][rng.integers(len(self._captions[i]))] for i in chosen)
         captioned_kinds = tuple(str(k) for k in rng.choice(list(DISTORTIONS), shape.captioned))
         strong = rng.uniform(0.15, 1.0, shape.captioned) * (rng.random(shape.captioned) < shape.distorted_captions)
@@ -136,12 +140,16 @@ class BatchSource:
         )
         return Batch(np.stack(images), labels)
 
-    def _clean(self, rng: np.random.Generator) -> Pixels:
-        if rng.random() < 0.5:
-            chosen: Pixels = self._clean_pixels[rng.integers(len(self._clean_pixels))]
-        else:
-            chosen = self._rated_pixels[rng.choice(self._clean_rated)]
-        return chosen
+    def _window(self, crop: int, rng: np.random.Generator) -> Pixels:
+        """A square cut through a clean photo, that a ladder scales to ``crop`` pixels."""
+        bank = self._clean[int(rng.integers(len(self._clean)))]
+        factor = 1.0 + (self._relative(bank) - 1.0) * rng.random() ** self._shape.scaling
+        side = min(round(crop * factor), bank.shape[1])
+        return _random_crop(bank[rng.integers(len(bank))], side, rng)
+
+    def _relative(self, bank: Pixels) -> float:
+        """How much larger than the rated photos those of ``bank`` are."""
+        return float(bank.shape[1] / self._rated_pixels.shape[1])
 
 
 def _graded(rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -7,7 +7,7 @@ with other physics, so that a model cannot pass by recognising these functions.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -84,20 +84,12 @@ def _display_noise(pixels: Pixels, severity: float, rng: np.random.Generator) ->
 
 
 def _jpeg(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
-    """Half of the time at twice the size: photos are compressed first and scaled down for the tower afterwards."""
-    quality = round(72 - 66 * severity**0.8)
-    image = Image.fromarray(pixels)
-    size = image.size
-    doubled = rng.random() < 0.5
-    if doubled:
-        image = image.resize((2 * size[0], 2 * size[1]), Image.Resampling.BICUBIC)
-        quality = max(2, quality // 2)
+    """Severity is the logarithm of the quantisation's coarseness, 0.7 to 17 times the standard's example tables."""
+    coarseness = 0.7 * 24.0**severity
+    quality = 50.0 / coarseness if coarseness > 1 else 100.0 - 50.0 * coarseness  # libjpeg's own scale
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=max(2, quality), subsampling=int(rng.integers(0, 3)))
-    image = Image.open(buffer).convert("RGB")
-    if doubled:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=max(2, round(quality)), subsampling=int(rng.integers(0, 3)))
+    return np.asarray(Image.open(buffer).convert("RGB"))
 
 
 def _underexposure(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
@@ -137,6 +129,29 @@ DISTORTIONS: Mapping[str, Distortion] = {
 }
 
 
+STORED = frozenset({"jpeg"})
+"""What happens to the file, before it is scaled down for the tower: a block is eight pixels of the file."""
+
+
 def distort(pixels: Pixels, kind: str, severity: float, rng: np.random.Generator) -> Pixels:
     """Return a worse copy of ``pixels`` (uint8 [H, W, 3]); ``kind`` is a key of DISTORTIONS, severity in 0..1."""
     return DISTORTIONS[kind](pixels, severity, rng)
+
+
+def ladder(window: Pixels, side: int, kind: str, severities: Iterable[float], seed: int) -> list[Pixels]:
+    """Clean picture first, then one for each severity, as the tower sees them: uint8 [side, side, 3].
+
+    ``window`` uint8 [W, W, 3] is a cut through the photo as its file holds it; the same random pattern
+    goes through all rungs.
+    """
+    stored = kind in STORED
+    clean = window if stored else scaled(window, side)
+    rungs = [clean, *(distort(clean, kind, float(s), np.random.default_rng(seed)) for s in severities)]
+    return [scaled(r, side) for r in rungs] if stored else rungs
+
+
+def scaled(pixels: Pixels, side: int) -> Pixels:
+    """Bicubic copy of uint8 [S, S, 3] with sides of ``side``; the same array where it has them."""
+    if pixels.shape[0] == side:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))

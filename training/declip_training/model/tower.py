@@ -34,6 +34,8 @@ def load_clip(tower: str, pretrained: str | Path, *, seed: int = 0) -> tuple[nn.
     ensure_importable()
     import open_clip
 
+    from . import nano_tower  # noqa: F401  # makes the tower known to timm
+
     name = _register(Path(tower)) if tower.endswith(".json") else _known(tower)
     try:
         tokenizer = open_clip.get_tokenizer(name)

@@ -22,27 +22,35 @@ from torch.nn import functional as F
 
 from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
 from declip_training.calibration import fit_calibration
-from declip_training.coop import CoopConfig, learn_context
+from declip_training.coop import CoopConfig, Loss, learn_context
 from declip_training.data.batches import BatchShape, BatchSource
 from declip_training.data.descriptions import ANTONYMS
-from declip_training.data.distortions import DISTORTIONS, distort
+from declip_training.data.distortions import DISTORTIONS, ladder
+from declip_training.data.pixel_bank import load_square
 from declip_training.evaluation.metrics import by_subset
 from declip_training.features import FeatureBatch, build_feature_bank, tower_features
 from declip_training.linear_head import fit_linear_head
-from declip_training.losses import antonym_logit
+from declip_training.losses import antonym_logit, ladder_loss, plcc_loss
 from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_sha256
 from declip_training.model.declip import DeCLIP
 from declip_training.model.projector import Projector
 from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
 from declip_training.model.tower import Tokenizer, load_clip
+from declip_training.objective import split_images
 from declip_training.pretrain import PretrainConfig, pretrain
 from declip_training.projectors import ProjectorConfig, train_projectors
-from declip_training.recipes.nano_data import Banks, Sources, prepare
+from declip_training.recipes.nano_data import LADDER_SIDES, SIDE, Banks, Sources, prepare
 
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
+# what scaling down hides best, compression and blown highlights, is shown most
+TOWER_SHAPE = BatchShape(
+    rated=(14, 12, 24), ladders=8, captioned=12, ladder_odds={"jpeg": 2.5, "overexposure": 2.0}, scaling=0.5
+)
+# The tower's embedding tells compression better than its cosine with two sentences does: the projector's to learn.
+BANK_SHAPE = BatchShape(ladders=12, distorted_captions=0.7, ladder_odds={"jpeg": 8.0, "overexposure": 2.0}, scaling=0.4)
 BANK_BATCHES = 320
-BANK_CROPS = (192, 224)
-LADDER_PHOTOS = 40
+BANK_CROPS = (336,)
+LADDER_PHOTOS = 20
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
 WORTHWHILE = 0.002  # less than this and prompts that a person can read are worth more
 READABLE = "readable words"
@@ -68,7 +76,10 @@ class NanoResult:
 
 @dataclass(frozen=True)
 class ValidationFeatures:
-    """Tower features float32: ``rated`` [N, D] of the validation photos, ``ladders`` [L, R, D], best rung first."""
+    """Tower features float32: ``rated`` [N, D] of the validation photos, ``ladders`` [L, R, D], best rung first.
+
+    Row i of ``ladders`` is of the kind ``i % len(DISTORTIONS)``.
+    """
 
     rated: Tensor
     ladders: Tensor
@@ -114,7 +125,7 @@ class Nano:
             trained = pretrain(
                 clip,
                 tokenizer,
-                self._source(BatchShape()),
+                self._source(TOWER_SHAPE),
                 self.config,
                 self.out,
                 mean=preprocess.mean,
@@ -127,18 +138,21 @@ class Nano:
         return clip.eval().requires_grad_(False), tokenizer, preprocess
 
     def validation_features(self, clip: nn.Module, preprocess: Preprocess) -> ValidationFeatures:
-        """Whole validation photos, and ladders (training's distortions, graded evenly) of the best of them."""
+        """Whole validation photos, and ladders (training's distortions, graded evenly).
+
+        Ladders start from the best of the validation photos and from Kodak's, which are sharper than these.
+        """
         visual: nn.Module = clip.visual  # type: ignore[assignment]
-        pixels = self.banks.validation
         path = self.out / f"validation-{tower_sha256(visual)[:12]}.safetensors"
         if not path.is_file():
-            best = np.argsort(-self.mos)[:LADDER_PHOTOS]
+            best = [self.banks.splits.validation[i].path for i in np.argsort(-self.mos)[:LADDER_PHOTOS]]
             ladders = []
-            for photo, kind in ((i, k) for i in best for k in DISTORTIONS):
-                rungs = [distort(pixels[photo], kind, s, np.random.default_rng(photo)) for s in LADDER_SEVERITIES]
-                stacked = np.stack([pixels[photo], *rungs])
-                ladders.append(tower_features(visual, stacked, preprocess.mean, preprocess.std))
-            rated = tower_features(visual, pixels, preprocess.mean, preprocess.std)
+            for seed, photo in enumerate([*best, *self.sources.validation]):
+                stored = load_square(photo, LADDER_SIDES[0])
+                for kind in DISTORTIONS:
+                    rungs = np.stack(ladder(stored, SIDE, kind, LADDER_SEVERITIES, seed))
+                    ladders.append(tower_features(visual, rungs, preprocess.mean, preprocess.std))
+            rated = tower_features(visual, self.banks.validation, preprocess.mean, preprocess.std)
             save_file({"rated": rated, "ladders": torch.stack(ladders)}, path)
         return ValidationFeatures(**load_file(path))
 
@@ -148,7 +162,7 @@ class Nano:
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         return build_feature_bank(
             visual,
-            self._source(BatchShape(distorted_captions=0.7)),
+            self._source(BANK_SHAPE),
             plan,
             self.out / "features.safetensors",
             mean=preprocess.mean,
@@ -170,8 +184,8 @@ class Nano:
         if not path.is_file():
             pair = encode_texts(clip, tokenizer, ANTONYMS[0])
 
-            def evaluate(perceptual: nn.Module) -> float:
-                return self._agreement(perceptual, features, pair)["choice"]
+            def evaluate(perceptual: nn.Module) -> dict[str, float]:
+                return self._agreement(perceptual, features, pair)
 
             def encode(sentences: Sequence[str]) -> Tensor:
                 # long captions are cut to the context, as in pre-training
@@ -198,7 +212,7 @@ class Nano:
         pair = encode_texts(clip, tokenizer, ANTONYMS[0])
         several = torch.stack([encode_texts(clip, tokenizer, p) for p in ANTONYMS])
         context = learn_context(
-            clip, tokenizer, ANTONYMS[0], perceptual, bank, scale, CoopConfig(),
+            clip, tokenizer, ANTONYMS[:1], CoopConfig(), context_loss(bank, perceptual, scale),
             lambda embedded: self._agreement(perceptual, features, embedded)["choice"], self._log("coop"),
         )  # fmt: skip
         learned = encode_texts(clip, tokenizer, ANTONYMS[0], context)
@@ -245,7 +259,9 @@ class Nano:
     def _agreement(
         self, perceptual: nn.Module, features: ValidationFeatures, pairs: Tensor, scale: float = 1.0
     ) -> dict[str, float]:
-        """SRCC on validation by subset, mean Spearman of ladders, and ``choice``, the mean of both.
+        """SRCC on validation by subset, Spearman of ladders (mean of all, and of the worst kind), and ``choice``.
+
+        That is the mean of the subsets' SRCC and the worst kind of ladders: a score is trusted as far as that goes.
 
         ``pairs`` is [2, D] or [P, 2, D], averaged at ``scale``.
         """
@@ -260,10 +276,10 @@ class Nano:
 
         result = by_subset(score(features.rated), self.mos, self.subsets)
         order = np.arange(features.ladders.shape[1])
-        result["ladder"] = float(
-            np.mean([stats.spearmanr(order, -rungs).statistic for rungs in score(features.ladders)])
-        )
-        result["choice"] = (result["mean"] + result["ladder"]) / 2
+        each = np.array([stats.spearmanr(order, -rungs).statistic for rungs in score(features.ladders)])
+        result["ladder"] = float(each.mean())
+        result["worst"] = float(each.reshape(-1, len(DISTORTIONS)).mean(axis=0).min())
+        result["choice"] = (result["mean"] + result["worst"]) / 2
         return {k: round(v, 4) for k, v in result.items()}
 
     def _log(self, stage: str) -> Callable[[dict[str, float]], None]:
@@ -275,3 +291,29 @@ class Nano:
             self.report(f"{stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in line.items()))
 
         return write
+
+
+def context_loss(
+    bank: Sequence[FeatureBatch], perceptual: nn.Module, scale: float, *, merged: int = 4, seed: int = 13
+) -> Loss:
+    """What a learned context must satisfy: opinions, their order within each subset, and falling ladders.
+
+    The first of the pairs decides, on ``merged`` batches of the bank, drawn each step.
+    """
+    with torch.no_grad():
+        embedded = [F.normalize(perceptual(b.features), dim=-1) for b in bank]
+
+    def loss(pairs: Tensor, step: int) -> Tensor:
+        parts = []
+        for chosen in np.random.default_rng((seed, step)).choice(len(bank), merged, replace=False):
+            labels = bank[chosen].labels
+            rated, ladders, _ = split_images(embedded[chosen], labels)
+            mos, subset = torch.from_numpy(labels.mos), torch.from_numpy(labels.subset)
+            score = torch.sigmoid(antonym_logit(rated, pairs[0], scale))
+            within = [plcc_loss(score[subset == k], mos[subset == k]) for k in subset.unique()]
+            rungs = antonym_logit(ladders, pairs[0], scale).view(labels.severities.shape)
+            fall = ladder_loss(rungs, torch.from_numpy(labels.severities))
+            parts.append(4 * F.mse_loss(score, mos) + torch.stack(within).mean() + plcc_loss(score, mos) + 3 * fall)
+        return torch.stack(parts).mean()
+
+    return loss

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from declip_runtime.errors import TrainingError
 from declip_training.data.biq2021 import Splits, read_splits
 from declip_training.data.flickr8k import Captioned, read_flickr8k
 from declip_training.data.pixel_bank import build_pixel_bank
 
-SIDE = 256
-CAPTIONED_SIDE = 224  # the public copy of Flickr8k has this size; scaling it up would teach blur
+SIDE = 384
+LADDER_SIDES = (512, 320)
+CLEAN_MOS = 0.65
+CAPTIONED_SIDE = 224  # the public copy of Flickr8k has this size
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Sources:
         )
 
     @property
+    def validation(self) -> list[Path]:
+        """Kodak's 24 photos, for ladders that choices are made by."""
+        return self._photos("codec-corpus/kodak/*.png", least=24)
+
+    @property
     def judging(self) -> list[Path]:
         """81 photos that no training step sees, for judging: CID22 validation and each fifth of BSDS500 test."""
         sharp = self._photos("codec-corpus/CID22/CID22-512/validation/*.png", least=41)
@@ -66,13 +74,16 @@ class Sources:
 
 @dataclass(frozen=True)
 class Banks:
-    """Splits, captions and decoded photos uint8 [N, S, S, 3], rows in the order of the lists."""
+    """Splits, captions and decoded photos uint8 [N, S, S, 3], rows in the order of the lists.
+
+    ``clean`` are banks that ladders start from, at sides of their own.
+    """
 
     splits: Splits
     captioned: list[Captioned]
     fit: npt.NDArray[np.uint8]
     validation: npt.NDArray[np.uint8]
-    clean: npt.NDArray[np.uint8]
+    clean: tuple[npt.NDArray[np.uint8], ...]
     captioned_pixels: npt.NDArray[np.uint8]
 
 
@@ -84,6 +95,18 @@ def prepare(sources: Sources, cache: Path) -> Banks:
         captioned,
         fit=build_pixel_bank([p.path for p in splits.fit], SIDE, cache),
         validation=build_pixel_bank([p.path for p in splits.validation], SIDE, cache),
-        clean=build_pixel_bank(sources.clean, SIDE, cache),
+        clean=tuple(build_pixel_bank(paths, side, cache) for side, paths in _ladder_photos(sources, splits)),
         captioned_pixels=build_pixel_bank([p.path for p in captioned], CAPTIONED_SIDE, cache),
     )
+
+
+def _ladder_photos(sources: Sources, splits: Splits) -> list[tuple[int, list[Path]]]:
+    """(side, photos) of each bank that ladders start from, none larger than its photos' files."""
+    photos: list[tuple[int, list[Path]]] = [(LADDER_SIDES[0], [p.path for p in splits.fit if p.mos >= CLEAN_MOS])]
+    smaller: dict[int, list[Path]] = {side: [] for side in LADDER_SIDES}
+    for path in sources.clean:
+        with Image.open(path) as image:
+            fitting = [side for side in LADDER_SIDES if side <= min(image.size)]
+        if fitting:
+            smaller[fitting[0]].append(path)
+    return [*photos, *smaller.items()]
