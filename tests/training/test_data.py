@@ -99,19 +99,20 @@ def test_distortions_are_deterministic_and_grow(kind: str, photos: np.ndarray[An
     assert 0 < errors[0] < errors[1] < errors[2]
 
 
+@pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("kind", DISTORTIONS)
-def test_ladders_show_what_the_tower_sees(kind: str, photos: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    """Compression happens to the file and is scaled down with it; everything else is measured at the tower's scale."""
+def test_ladders_show_what_the_tower_sees(kind: str, stored: bool, photos: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    """What happens to the file is scaled with it; everything else is measured at the tower's scale."""
     from PIL import Image
 
     def scaled(pixels: Any) -> Any:
         return np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC))
 
     photo = photos[-1]  # 64 x 64
-    rungs = ladder(photo, 32, kind, (0.3, 0.9), 5)
+    rungs = ladder(photo, 32, kind, (0.3, 0.9), 5, stored=stored)
     assert np.array_equal(rungs[0], scaled(photo))
     rng = np.random.default_rng(5)
-    expected = scaled(distort(photo, kind, 0.9, rng)) if kind == "jpeg" else distort(scaled(photo), kind, 0.9, rng)
+    expected = scaled(distort(photo, kind, 0.9, rng)) if stored else distort(scaled(photo), kind, 0.9, rng)
     assert np.array_equal(rungs[2], expected)
 
 

@@ -71,7 +71,8 @@ class BatchShape:
     ``distorted_captions`` is the share of captioned photos that are distorted: with it a photo has a perceptual
     description (the distortion) and a semantic one (the caption) that vary independently, which is I&2T.
     ``ladder_odds`` makes ladders of a kind more frequent; 1 where it says nothing. ``scaling`` below 1 scales
-    ladders by nearly as much as whole photos more often than by less.
+    ladders by nearly as much as whole photos more often than by less. ``stored`` are the kinds that happen to the file,
+    before a photo is scaled for the tower.
     """
 
     rated: tuple[int, int, int] = (11, 9, 20)
@@ -81,6 +82,7 @@ class BatchShape:
     distorted_captions: float = 0.0
     ladder_odds: Mapping[str, float] = field(default_factory=dict)
     scaling: float = 1.0
+    stored: frozenset[str] = frozenset({"jpeg"})
 
 
 class BatchSource:
@@ -122,7 +124,8 @@ class BatchSource:
         severities = np.zeros((shape.ladders, LADDER_RUNGS), np.float32)
         for row, kind in zip(severities, kinds, strict=True):
             row[1:] = _graded(rng)
-            images += ladder(self._window(crop, rng), crop, kind, row[1:], int(rng.integers(2**32)))
+            window, seed = self._window(crop, rng), int(rng.integers(2**32))
+            images += ladder(window, crop, kind, row[1:], seed, stored=kind in shape.stored)
         count = shape.captioned + shape.extra_captions
         chosen = rng.choice(len(self._captions), count, replace=False)
         cut = round(crop * self._relative(self._captioned_pixels))

@@ -64,8 +64,8 @@ def _motion_blur(pixels: Pixels, severity: float, rng: np.random.Generator) -> P
 def _sensor_noise(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
     """Shot and read noise in linear light, partly coloured and partly smeared, as cameras leave it."""
     light = _to_linear(pixels)
-    shot = 0.0002 + 0.02 * severity**2
-    read = 0.0008 + 0.02 * severity**1.5
+    shot = 0.0002 + 0.07 * severity**2
+    read = 0.0008 + 0.05 * severity**1.5
     sigma = np.sqrt(shot * light + read * read)
     noise = rng.standard_normal(light.shape, dtype=np.float32)
     if rng.random() < 0.5:  # demosaicing and mild denoising correlate neighbours
@@ -77,7 +77,7 @@ def _sensor_noise(pixels: Pixels, severity: float, rng: np.random.Generator) -> 
 
 
 def _display_noise(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
-    sigma = 1.5 + 40.0 * severity**1.3
+    sigma = 1.5 + 60.0 * severity**1.3
     noise = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(sigma)
     noisy: Pixels = np.clip(pixels + noise + 0.5, 0, 255).astype(np.uint8)
     return noisy
@@ -129,22 +129,20 @@ DISTORTIONS: Mapping[str, Distortion] = {
 }
 
 
-STORED = frozenset({"jpeg"})
-"""What happens to the file, before it is scaled down for the tower: a block is eight pixels of the file."""
-
-
 def distort(pixels: Pixels, kind: str, severity: float, rng: np.random.Generator) -> Pixels:
     """Return a worse copy of ``pixels`` (uint8 [H, W, 3]); ``kind`` is a key of DISTORTIONS, severity in 0..1."""
     return DISTORTIONS[kind](pixels, severity, rng)
 
 
-def ladder(window: Pixels, side: int, kind: str, severities: Iterable[float], seed: int) -> list[Pixels]:
+def ladder(
+    window: Pixels, side: int, kind: str, severities: Iterable[float], seed: int, *, stored: bool
+) -> list[Pixels]:
     """Clean picture first, then one for each severity, as the tower sees them: uint8 [side, side, 3].
 
     ``window`` uint8 [W, W, 3] is a cut through the photo as its file holds it; the same random pattern
-    goes through all rungs.
+    goes through all rungs. ``stored`` says what the severities mean: pixels of the file, scaled for the tower
+    afterwards, or pixels of what the tower sees.
     """
-    stored = kind in STORED
     clean = window if stored else scaled(window, side)
     rungs = [clean, *(distort(clean, kind, float(s), np.random.default_rng(seed)) for s in severities)]
     return [scaled(r, side) for r in rungs] if stored else rungs

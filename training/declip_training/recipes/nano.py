@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,13 @@ TOWER_SHAPE = BatchShape(
     rated=(14, 12, 24), ladders=8, captioned=12, ladder_odds={"jpeg": 2.5, "overexposure": 2.0}, scaling=0.5
 )
 # The tower's embedding tells compression better than its cosine with two sentences does: the projector's to learn.
-BANK_SHAPE = BatchShape(ladders=12, distorted_captions=0.7, ladder_odds={"jpeg": 8.0, "overexposure": 2.0}, scaling=0.4)
+BANK_SHAPE = BatchShape(
+    ladders=12,
+    distorted_captions=0.7,
+    ladder_odds={"jpeg": 6.0, "sensor noise": 4.0, "display noise": 2.0, "overexposure": 2.0},
+    scaling=0.4,
+    stored=frozenset(DISTORTIONS),
+)
 BANK_BATCHES = 320
 BANK_CROPS = (336,)
 LADDER_PHOTOS = 20
@@ -140,7 +147,8 @@ class Nano:
     def validation_features(self, clip: nn.Module, preprocess: Preprocess) -> ValidationFeatures:
         """Whole validation photos, and ladders (training's distortions, graded evenly).
 
-        Ladders start from the best of the validation photos and from Kodak's, which are sharper than these.
+        Ladders start from the best of the validation photos and from Kodak's, which are sharper than these, from files
+        larger and smaller than what the tower sees.
         """
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         path = self.out / f"validation-{tower_sha256(visual)[:12]}.safetensors"
@@ -148,9 +156,9 @@ class Nano:
             best = [self.banks.splits.validation[i].path for i in np.argsort(-self.mos)[:LADDER_PHOTOS]]
             ladders = []
             for seed, photo in enumerate([*best, *self.sources.validation]):
-                stored = load_square(photo, LADDER_SIDES[0])
-                for kind in DISTORTIONS:
-                    rungs = np.stack(ladder(stored, SIDE, kind, LADDER_SEVERITIES, seed))
+                for side, kind in product(LADDER_SIDES, DISTORTIONS):
+                    file = load_square(photo, side)
+                    rungs = np.stack(ladder(file, SIDE, kind, LADDER_SEVERITIES, seed, stored=True))
                     ladders.append(tower_features(visual, rungs, preprocess.mean, preprocess.std))
             rated = tower_features(visual, self.banks.validation, preprocess.mean, preprocess.std)
             save_file({"rated": rated, "ladders": torch.stack(ladders)}, path)
