@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from scipy import stats
 
 from declip_runtime.scorer import Scorer
 from declip_sdk.cli import run
+
+from .command import DECLIP
 
 CONFIG = {
     "embed_dim": 16,
@@ -180,3 +183,27 @@ def test_a_data_set_without_its_test_split(tower: Path, tmp_path: Path, capfd: A
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["photos"] == 27
     assert "validation and train" in report["opinions"]
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half(ratings: Path, tower: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: 60 features of 64 bytes do not fit into 2 kB."""
+    resource = pytest.importorskip("resource", reason="file size limits of POSIX")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 1024,) * 2)
+
+    command = [*DECLIP, "coop", "--tower", str(tower), "--pretrained", "random", "--ratings", str(ratings)]
+    command += ["-o", str(tmp_path / "run"), "--tokens", "2", "--steps", "5", "--validation", "0.3", "--threads", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert result.returncode == 2
+    (line,) = [text for text in result.stderr.splitlines() if text.startswith("declip: ")]
+    assert f"cannot write {tmp_path / 'run' / 'features.safetensors'}" in line
+    assert list((tmp_path / "run").iterdir()) == []
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_a_file_in_place_of_the_folder(learn: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert learn() == 2
+    assert f"cannot write {tmp_path / 'run'}" in capfd.readouterr().err
+    assert (tmp_path / "run").read_text() == "mine"

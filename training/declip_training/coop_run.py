@@ -22,6 +22,7 @@ from declip_runtime.images import open_image
 from declip_runtime.preprocess import prepare
 from declip_training.coop import CoopConfig, learn_context, opinion_loss, pair_scores
 from declip_training.evaluation.metrics import plcc, srcc
+from declip_training.files import replacing, write_json, writing
 from declip_training.model.prompts import PromptSet, ScorePrompts
 from declip_training.opinions import Opinions
 from declip_training.train.images import in_order
@@ -79,7 +80,8 @@ def run_coop(
     the context. They chose the step: quote the numbers of a data set that was not used here. Raises TrainingError
     for photos that cannot be read (unless they may be skipped) and too few of them.
     """
-    job.folder.mkdir(parents=True, exist_ok=True)
+    with writing(job.folder):
+        job.folder.mkdir(parents=True, exist_ok=True)
     features, unreadable = rated_features(job, towers, opinions, progress)
     if unreadable:
         _report_unreadable(unreadable, len(opinions.paths), job.skip_unreadable, warn)
@@ -132,9 +134,10 @@ def run_coop(
         "with context": agreement(PromptSet((learned,)).encode(towers.clip, towers.tokenizer).pairs),
         "settings": {**asdict(job.config), "batch": job.batch, "plcc": job.plcc, "logit_scale": scale},
     }
-    _write(job.folder / LOG, "".join(json.dumps(line) + "\n" for line in lines))
+    with replacing(job.folder / LOG) as partial:
+        partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     chosen.write(job.folder / PROMPTS, CONTEXT)
-    _write(job.folder / REPORT, json.dumps(report, indent=2) + "\n")
+    write_json(job.folder / REPORT, report)
     return report
 
 
@@ -180,20 +183,20 @@ def rated_features(
     if not rows:
         raise TrainingError(f"none of {len(failed):,} photos can be read. The first: {failed[0][1]}")
     features = torch.cat(rows)
-    partial = path.with_suffix(".partial")
-    save_file({"features": features}, partial, metadata={"key": key, "failed": json.dumps(failed)})
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file({"features": features}, partial, metadata={"key": key, "failed": json.dumps(failed)})
     return features, failed
 
 
 def _key(towers: Towers, opinions: Opinions) -> str:
-    """What the features were made from: the tower's weights and the photos' paths, sizes and times."""
-    digest = hashlib.sha256(json.dumps(towers.identity(), sort_keys=True).encode())
+    """What the features were made from: the tower's weights, its precision, and the photos' paths, sizes and times."""
+    made_by = {**towers.identity(), "precision": towers.precision}
+    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode())
     for path in opinions.paths:
         try:
             stat = path.stat()
             state = f"{stat.st_size}/{stat.st_mtime_ns}"
-        except OSError:
+        except (OSError, ValueError):
             state = "missing"
         digest.update(f"{path}:{state};".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
@@ -205,9 +208,3 @@ def _report_unreadable(unreadable: list[tuple[int, str]], total: int, skip: bool
     if not skip:
         raise TrainingError(f"{counted}. {reasons} Repair them, or go on without them with --skip-unreadable.")
     warn(f"{counted} and are left out. {reasons}")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

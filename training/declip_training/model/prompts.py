@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from declip_runtime.errors import ExportError, ManifestError
 from declip_runtime.manifest import ScoreKind, ScoreSpec
+from declip_training.files import replacing
 
 from .tower import Tokenizer
 
@@ -147,7 +148,7 @@ class PromptSet:
     def write(self, path: Path, contexts: str) -> None:
         """Write a prompts file to ``path`` and the learned contexts to the file named ``contexts`` beside it.
 
-        Both under temporary names first; an existing file is replaced.
+        Existing files are replaced, all or nothing. Raises TrainingError where they cannot be written.
         """
         from safetensors.torch import save_file
 
@@ -160,12 +161,10 @@ class PromptSet:
             lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
             lines.append("")
         if learned:
-            partial = path.with_name(contexts + ".partial")
-            save_file(learned, partial)
-            partial.replace(path.with_name(contexts))
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("\n".join(lines), encoding="utf-8")
-        partial.replace(path)
+            with replacing(path.with_name(contexts)) as partial:
+                save_file(learned, partial)
+        with replacing(path) as partial:
+            partial.write_text("\n".join(lines), encoding="utf-8")
 
     def sha256(self) -> str:
         """Hash over words, scale and contexts."""

@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from declip_runtime.errors import TrainingError
+from declip_training.files import differences, read_json, replacing, write_json, writing
 from declip_training.i2t.records import Record
 
 from .crops import RandomCrops
-from .files import differences, read_json, replacing, write_json, writing
 from .images import FileFacts, Read, in_order, read_image
 from .schedule import Rows
 from .towers import Towers

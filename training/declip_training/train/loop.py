@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from declip_runtime.errors import TrainingError
+from declip_training.files import replacing
 from declip_training.model.projector import Projector
 from declip_training.state import load_state, save_state
 
 from .bank import Progress
 from .contrast import image_to_text, symmetric
-from .files import replacing
 from .run_folder import RunFolder
 from .schedule import Rows, epoch_order, learning_rate
 from .settings import TrainSettings

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from declip_runtime.errors import TrainingError
+from declip_training.files import replacing, write_json, writing
 
-from .files import replacing, write_json, writing
 from .report import TEXTS, VIEWS
 
 _LABELS = {"clip": "CLIP (before)", "perceptual": "perceptual", "semantic": "semantic"}

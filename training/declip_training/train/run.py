@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from declip_runtime.errors import TrainingError
 from declip_training.evaluation.ladders import LADDERS
+from declip_training.files import replacing, write_json
 from declip_training.i2t.records import read_records
 from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors
 
 from .bank import Bank, BankBuilder, Progress, records_sha256
 from .crops import RandomCrops
-from .files import replacing, write_json
 from .loop import Heads, Reporting, Trainer, steps_per_epoch
 from .report import disentanglement, measure
 from .report_files import write_report

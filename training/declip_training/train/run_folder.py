@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from declip_runtime.errors import TrainingError
-
-from .files import differences, read_json, replacing, write_json, writing
+from declip_training.files import differences, read_json, replacing, write_json, writing
 
 
 class RunFolder:
