@@ -172,3 +172,11 @@ def test_labels_survive_json(source: BatchSource) -> None:
     back = BatchLabels.from_dict(labels.to_dict())
     for name, value in vars(labels).items():
         assert np.array_equal(np.asarray(value), np.asarray(getattr(back, name))), name
+
+
+def test_a_shape_is_told_from_another_by_its_text() -> None:
+    kinds = ["jpeg", "sensor noise", "defocus"]
+    one, same = (BatchShape(ladder_odds={"jpeg": 2.0}, stored=frozenset(order)) for order in (kinds, kinds[::-1]))
+    assert one.to_json() == same.to_json()
+    assert one.to_json() != BatchShape(ladder_odds={"jpeg": 2.0}).to_json()
+    assert one.to_json() != BatchShape(ladder_odds={"jpeg": 3.0}, stored=frozenset(kinds)).to_json()

@@ -5,6 +5,7 @@ Each batch is a pure function of (seed, step), so a run that was killed continue
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,6 +84,10 @@ class BatchShape:
     ladder_odds: Mapping[str, float] = field(default_factory=dict)
     scaling: float = 1.0
     stored: frozenset[str] = frozenset({"jpeg"})
+
+    def to_json(self) -> str:
+        """The same text for the same shape, in any process."""
+        return json.dumps({**vars(self), "ladder_odds": dict(self.ladder_odds), "stored": sorted(self.stored)})
 
 
 class BatchSource:

@@ -175,7 +175,7 @@ class Nano:
             self.out / "features.safetensors",
             mean=preprocess.mean,
             std=preprocess.std,
-            key=tower_sha256(visual),
+            key=f"{tower_sha256(visual)} {plan} {BANK_SHAPE.to_json()}",
             progress=lambda done, total: self.report(f"features {done}/{total}") if done % 40 == 0 else None,
         )
 
