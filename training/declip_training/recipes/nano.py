@@ -43,9 +43,15 @@ from declip_training.projectors import ProjectorConfig, train_projectors
 from declip_training.recipes.nano_data import LADDER_SIDES, SIDE, Banks, Sources, prepare
 
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
-# what scaling down hides best, compression and blown highlights, is shown most
+# What scaling down hides best, compression and blown highlights, is shown most, and noise, which enlarging changes. All
+# ladders are distorted in the file's pixels: noise added to what the tower sees teaches it nothing of enlarged noise.
 TOWER_SHAPE = BatchShape(
-    rated=(14, 12, 24), ladders=8, captioned=12, ladder_odds={"jpeg": 2.5, "overexposure": 2.0}, scaling=0.5
+    rated=(14, 12, 24),
+    ladders=8,
+    captioned=12,
+    ladder_odds={"jpeg": 3.0, "sensor noise": 2.5, "overexposure": 2.0, "display noise": 1.5},
+    scaling=0.5,
+    stored=frozenset(DISTORTIONS),
 )
 # The tower's embedding tells compression better than its cosine with two sentences does: the projector's to learn.
 BANK_SHAPE = BatchShape(
