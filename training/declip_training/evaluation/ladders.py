@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from scipy import fft, ndimage, stats
+
+from declip_runtime.images import open_image
 
 Pixels = npt.NDArray[np.uint8]
 Light = npt.NDArray[np.float64]
-RUNGS = 6
 
 
 def to_linear(pixels: Pixels) -> Light:
@@ -101,18 +101,25 @@ LADDERS: Mapping[str, Sequence[Rung]] = {
 
 
 def judge(
-    score: Callable[[list[Pixels]], npt.NDArray[np.floating]], photos: Sequence[Path], limit: int | None = None
+    score: Callable[[list[Pixels]], npt.NDArray[np.floating]],
+    photos: Sequence[Path],
+    limit: int | None = None,
+    ladders: Mapping[str, Sequence[Rung]] = LADDERS,
 ) -> dict[str, float]:
     """Mean Spearman correlation of rung and falling score for each ladder, and their ``mean``; 1 is perfect.
 
-    ``score`` takes RGB photos uint8 [H, W, 3] and returns one number each, higher is better.
+    ``score`` takes RGB photos uint8 [H, W, 3] and returns one number each, higher is better. Raises ImageError for a
+    photo that cannot be read.
     """
-    correlations: dict[str, list[float]] = {name: [] for name in LADDERS}
+    correlations: dict[str, list[float]] = {name: [] for name in ladders}
     for path in photos[:limit]:
-        with Image.open(path) as opened:
-            clean = np.asarray(opened.convert("RGB"))
-        for name, rungs in LADDERS.items():
-            scores = score([clean, *(rung(clean) for rung in rungs)])
-            correlations[name].append(float(stats.spearmanr(np.arange(RUNGS), -scores).statistic))
+        clean = np.asarray(open_image(path))
+        for name, rungs in ladders.items():
+            correlations[name].append(-climb(score([clean, *(rung(clean) for rung in rungs)])))
     result = {name: float(np.mean(values)) for name, values in correlations.items()}
     return {**result, "mean": float(np.mean(list(result.values())))}
+
+
+def climb(scores: npt.NDArray[np.floating]) -> float:
+    """Spearman correlation of rung and score, in -1..1; 0 where all scores are the same, as nothing was noticed."""
+    return 0.0 if np.ptp(scores) == 0 else float(stats.spearmanr(np.arange(len(scores)), scores).statistic)

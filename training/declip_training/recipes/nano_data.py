@@ -56,6 +56,11 @@ class Sources:
         sharp = self._photos("codec-corpus/CID22/CID22-512/validation/*.png", least=41)
         return [*sharp, *self._photos("BSDS500/BSDS500/data/images/test/*.jpg", least=200)[::5]]
 
+    @property
+    def polyu(self) -> Path:
+        """Camera noise, for judging: github.com/csjunxu/PolyU-Real-World-Noisy-Images-Dataset as ``polyu``."""
+        return self.root / "polyu"
+
     def captioned(self) -> list[Captioned]:
         """Flickr8k photos (github.com/RlNZLER/Image-Text-Matching at ae2cf6e) and their official captions."""
         folder = self.root / "flickr8k"

@@ -1,0 +1,136 @@
+"""Ladders of kinds that training never makes: really worse at every rung, always the same, and judged rightly."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, features
+from scipy import ndimage
+from skimage import data, metrics
+
+from declip_runtime.errors import ImageError, TrainingError
+from declip_training.data.distortions import DISTORTIONS
+from declip_training.evaluation.ladders import LADDERS, Pixels, climb, judge
+from declip_training.evaluation.unseen import UNSEEN, chromatic_aberration, dead_pixels, oversharpening, webp
+
+PHOTOS = {"astronaut": data.astronaut()[100:292, 100:292], "chelsea": data.chelsea()[60:237, 100:321]}
+
+
+@pytest.mark.parametrize("photo", PHOTOS)
+@pytest.mark.parametrize("name", UNSEEN)
+def test_each_rung_is_further_from_the_photo(name: str, photo: str) -> None:
+    clean = PHOTOS[photo]
+    rungs = [clean, *(rung(clean) for rung in UNSEEN[name])]
+    squared = [metrics.mean_squared_error(clean, r) for r in rungs]
+    similarity = [metrics.structural_similarity(clean, r, channel_axis=2) for r in rungs]
+    assert len(rungs) == 6
+    assert np.all(np.diff(squared) > 0)
+    assert np.all(np.diff(similarity) < 0)
+    assert similarity[1] > 0.8  # just visible
+    assert similarity[-1] < 0.8  # severe
+
+
+@pytest.mark.parametrize("shape", [(61, 83), (128, 33), (17, 16)])
+@pytest.mark.parametrize("name", UNSEEN)
+def test_shape_type_and_result_are_kept(name: str, shape: tuple[int, int]) -> None:
+    clean = PHOTOS["astronaut"][: shape[0], : shape[1]].copy()
+    before = clean.copy()
+    for rung in UNSEEN[name]:
+        first, second = rung(clean), rung(clean)
+        assert first.shape == (*shape, 3)
+        assert first.dtype == np.uint8
+        assert np.array_equal(first, second)
+    assert np.array_equal(clean, before)
+
+
+def test_kinds_are_none_of_training() -> None:
+    assert not set(UNSEEN) & {*DISTORTIONS, *LADDERS}
+    assert 6 <= len(UNSEEN) <= 8
+
+
+def test_chromatic_aberration_parts_the_colours_only_towards_the_corners() -> None:
+    grey = np.repeat(PHOTOS["astronaut"][..., :1], 3, axis=2)
+    moved = chromatic_aberration(grey, 6.0).astype(float)
+    assert np.array_equal(moved[..., 1], grey[..., 1])
+    apart = np.abs(moved[..., 0] - moved[..., 2])
+    assert apart[86:106, 86:106].mean() < 0.3 * apart.mean()
+
+
+def test_chromatic_aberration_moves_by_pixels_at_the_corner() -> None:
+    """A dot near the corner goes outwards in red and inwards in blue, by about the strength."""
+    dot = np.zeros((201, 201, 3), np.uint8)
+    dot[188:191, 188:191] = 255
+    moved = chromatic_aberration(dot, 5.0)
+    green, red, blue = (np.array(ndimage.center_of_mass(moved[..., c].astype(float))) for c in (1, 0, 2))
+    assert np.hypot(*(red - green)) == pytest.approx(5.0 * 89 / 100.5, abs=0.3)
+    assert np.hypot(*(blue - green)) == pytest.approx(5.0 * 89 / 100.5, abs=0.5)
+    assert np.all(red > green)
+    assert np.all(blue < green)
+
+
+def test_oversharpening_makes_halos() -> None:
+    edge = np.full((40, 40, 3), 80, np.uint8)
+    edge[:, 20:] = 160
+    sharp = oversharpening(edge, 2.0)
+    assert sharp[20, 19, 0] < 80
+    assert sharp[20, 20, 0] > 160
+    assert sharp[20, 2, 0] == 80
+
+
+def test_dead_pixels_stay_dead_at_a_higher_share() -> None:
+    clean = np.full((200, 200, 3), 128, np.uint8)
+    few, many = dead_pixels(clean, 0.01), dead_pixels(clean, 0.1)
+    assert np.mean(few != 128) == pytest.approx(0.01, rel=0.1)
+    assert np.mean(many != 128) == pytest.approx(0.1, rel=0.1)
+    assert np.array_equal(many[few != 128], few[few != 128])
+
+
+def test_a_missing_codec_is_an_error_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(TrainingError, match=r"cannot write WEBP\. .*pip install"):
+        webp(PHOTOS["chelsea"], 30)
+
+
+@pytest.fixture(scope="module")
+def photo_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photos")
+    for name, pixels in PHOTOS.items():
+        Image.fromarray(pixels[:96, :96]).save(folder / f"{name}.png")
+    return sorted(folder.iterdir())
+
+
+def _distance(sign: float, images: list[Pixels]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    clean = images[0].astype(float)
+    return np.array([sign * np.mean((image - clean) ** 2) for image in images])
+
+
+def test_an_oracle_an_inverted_and_a_random_score(photo_paths: list[Path]) -> None:
+    rng = np.random.default_rng(0)
+    oracle = judge(partial(_distance, -1.0), photo_paths, ladders=UNSEEN)
+    inverted = judge(partial(_distance, 1.0), photo_paths, ladders=UNSEEN)
+    chance = judge(lambda images: rng.random(len(images)), photo_paths * 12, ladders={"striping": UNSEEN["striping"]})
+    assert set(oracle) == {*UNSEEN, "mean"}
+    assert set(oracle.values()) == {1.0}
+    assert set(inverted.values()) == {-1.0}
+    assert abs(chance["mean"]) < 0.25
+
+
+def test_a_constant_score_notices_nothing(photo_paths: list[Path]) -> None:
+    one = {"WebP": UNSEEN["WebP"]}
+    assert judge(lambda images: np.ones(len(images)), photo_paths, ladders=one) == {"WebP": 0.0, "mean": 0.0}
+
+
+def test_the_length_of_a_ladder_is_free(photo_paths: list[Path]) -> None:
+    short = {"WebP": UNSEEN["WebP"][:2]}
+    assert judge(partial(_distance, -1.0), photo_paths, ladders=short)["mean"] == 1.0
+    assert climb(np.array([1.0, 3.0, 2.0])) == pytest.approx(0.5)
+
+
+def test_an_unreadable_photo_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not a picture")
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        judge(partial(_distance, -1.0), [broken], ladders=UNSEEN)
