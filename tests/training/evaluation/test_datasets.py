@@ -111,7 +111,7 @@ def test_nothing_at_the_path_is_told_once(name: str, tmp_path: Path) -> None:
         collect(DATASETS[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"biq2021"}))
+@pytest.mark.parametrize("name", DATASETS)
 def test_missing_images_are_counted_and_left_out_only_on_request(
     name: str, miniatures: dict[str, tuple[Path, Miniature]], tmp_path: Path
 ) -> None:
@@ -161,9 +161,10 @@ def test_all_images_missing_is_an_error_whatever_is_allowed(copy: object) -> Non
         ("aadb", "imgListFiles_label/imgListTestNewRegression_score.txt", "_b.jpg 0.5", "_b.jpg",
          "line 2 of .*: the score is empty"),
         ("eva", "data/votes_filtered.csv", "=E136=2=", "=E136=two=", "line 4 of .*: the score is 'two'"),
-        ("biq2021", "Test (Images and MOS).csv", ",0.2", ",good", "Test .Images and MOS..csv cannot be read"),
-        ("biq2021", "Test (Images and MOS).csv", ",MOS", ",Score", "Test .Images and MOS..csv cannot be read"),
-        ("biq2021", "Test (Images and MOS).csv", ",0.2", ",nan", r"the score of Images/ss03 \(2\).JPG is nan"),
+        ("biq2021", "Test (Images and MOS).csv", ",0.2", ",good", "line 3 of .*: MOS is 'good', not a number"),
+        ("biq2021", "Test (Images and MOS).csv", ",MOS", ",Score", "has no column MOS; it has Image Name, Score"),
+        ("biq2021", "Test (Images and MOS).csv", ",0.2", "", "line 3 of .*: MOS is empty"),
+        ("biq2021", "Test (Images and MOS).csv", ",0.2", ",nan", r"the score of Images/ss03 \(2\).jpg is nan"),
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be_read_are_named(name: str, table: str, old: str, new: str, told: str, copy: object) -> None:
@@ -186,6 +187,54 @@ def test_tables_that_are_something_else_are_one_clear_error(
     with pytest.raises(TrainingError) as error:
         collect(DATASETS[name], root)
     assert Path(table).name in str(error.value) or "no photos" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["csiq", "spaq"])
+def test_an_excel_file_that_is_damaged_within_is_one_clear_error(
+    name: str, copy: object, miniatures: dict[str, tuple[Path, Miniature]]
+) -> None:
+    root = copy(name)  # type: ignore[operator]
+    table = root / miniatures[name][1].tables[0]
+    with zipfile.ZipFile(table) as book:
+        sheet = max((i for i in book.infolist() if "worksheets/sheet" in i.filename), key=lambda i: i.filename)
+    content = bytearray(table.read_bytes())
+    start = sheet.header_offset + 30 + len(sheet.filename)  # of the deflated sheet, which is read last
+    content[start + 20 : start + 120] = bytes(100)
+    table.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"\.xlsx cannot be read as an Excel file: .* Get it again"):
+        collect(DATASETS[name], root)
+
+
+def test_a_matlab_file_that_is_cut_off_is_one_clear_error(copy: object) -> None:
+    root = copy("livec")  # type: ignore[operator]
+    table = root / "Data" / "AllMOS_release.mat"
+    content = table.read_bytes()
+    for kept in range(1, len(content), 7):
+        table.write_bytes(content[:kept])
+        with pytest.raises(TrainingError, match=r"AllMOS_release\.mat"):
+            collect(DATASETS["livec"], root)
+
+
+def test_a_database_with_other_bytes_than_text_is_one_clear_error(copy: object) -> None:
+    root = copy("sac")  # type: ignore[operator]
+    table = root / "sac_public_2022_06_29.sqlite"
+    table.write_bytes(table.read_bytes().replace(b"CREATE TABLE paths", b"CREATE TABL\x8a paths"))
+    with pytest.raises(TrainingError, match=r"sqlite cannot be read: .* Get it again"):
+        collect(DATASETS["sac"], root)
+
+
+def test_an_image_that_is_there_twice_is_always_the_same_one(copy: object) -> None:
+    root = copy("richhf")  # type: ignore[operator]
+    (picture,) = root.glob("images/*0001.jpg")
+    draw(picture.with_suffix(".png"), 25)
+    assert collect(DATASETS["richhf"], root).photos[0].path.suffix == ".png"
+
+
+def test_a_name_that_is_no_text_is_an_image_that_is_missing(copy: object) -> None:
+    root = copy("richhf")  # type: ignore[operator]
+    write_examples(root / "test.tfrecord", [{"filename": b"test/\xff.png", "aesthetics_score": 0.5}])
+    with pytest.raises(TrainingError, match="1 of 1 images in its table are not on disk"):
+        collect(DATASETS["richhf"], root)
 
 
 def test_without_openpyxl_the_extra_is_named(

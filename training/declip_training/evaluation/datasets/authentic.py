@@ -6,9 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from declip_runtime.errors import TrainingError
-from declip_training.data.biq2021 import read_split
-
 from .base import TEST, TRAIN, VALIDATION, Dataset, Row
 from .files import Folder, csv_rows, mat_values, number, sheet_rows, text
 
@@ -105,13 +102,9 @@ SPAQ = Dataset(
 
 
 def _biq2021(folder: Folder, split: str) -> Iterator[Row]:
-    table = folder.file(f"{split.capitalize()} (Images and MOS).csv")
-    try:
-        photos = read_split(folder.root, split.capitalize())
-    except (ValueError, KeyError, AttributeError) as error:  # no UTF-8, no such column, a row that ends too early
-        raise TrainingError(f"{table} cannot be read: {error!r}. Clone github.com/nisarahmedrana/BIQ2021.") from error
-    for place, photo in enumerate(photos, 1):
-        yield Row(f"Images/{photo.path.name}", photo.mos, f"photo {place} of {table}", photo.subset)
+    for where, row in csv_rows(folder.file(f"{split.capitalize()} (Images and MOS).csv"), ("Image Name", "MOS")):
+        image = row["Image Name"].strip()
+        yield Row(f"Images/{image}", number(row["MOS"], where, "MOS"), where, image[:4])  # ss01, ss02 or ss03
 
 
 BIQ2021 = Dataset(

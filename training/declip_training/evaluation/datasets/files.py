@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -132,40 +134,29 @@ def sheet_rows(path: Path, columns: Iterable[str], sheet: str | None = None) -> 
     first one. Raises TrainingError for a missing sheet or column, an empty cell in one, and an unreadable file.
     """
     wanted = [name.lower() for name in columns]
-    workbook = _workbook(path)
-    try:
-        if sheet is not None and sheet not in workbook.sheetnames:
-            raise TrainingError(f"{path} has no sheet {sheet!r}, only {', '.join(workbook.sheetnames)}. Get it again.")
-        worksheet = workbook[sheet] if sheet else workbook.worksheets[0]
-        worksheet.reset_dimensions()  # some writers state them wrongly, and rows beyond would be lost
-        cells = worksheet.iter_rows(values_only=True)
-        header: list[str] = []
-        for place, values in enumerate(cells, 1):
-            if not header:
-                names = ["" if value is None else str(value).strip().lower() for value in values]
-                header = names if set(wanted) <= set(names) else []
-                continue
-            row = dict(zip(header, values, strict=False))
-            if all(row.get(name) is None for name in wanted):
-                continue
-            where = f"row {place} of {path}"
-            for name in wanted:
-                text(row.get(name), where, name)
-            yield where, row
+    header: list[str] = []
+    for place, values in enumerate(_sheet(path, sheet), 1):
         if not header:
-            raise TrainingError(f"{path} has no row with the columns {', '.join(wanted)}. Get it again.")
-    finally:
-        workbook.close()
+            names = ["" if value is None else str(value).strip().lower() for value in values]
+            header = names if set(wanted) <= set(names) else []
+            continue
+        row = dict(zip(header, values, strict=False))
+        if all(row.get(name) is None for name in wanted):
+            continue
+        where = f"row {place} of {path}"
+        for name in wanted:
+            text(row.get(name), where, name)
+        yield where, row
+    if not header:
+        raise TrainingError(f"{path} has no row with the columns {', '.join(wanted)}. Get it again.")
 
 
 def mat_values(path: Path, name: str) -> Any:
     """The variable ``name`` of a MATLAB file, without axes of length one; TrainingError where it cannot be read."""
     from scipy import io as scipy_io
 
-    try:
+    with _reading(path, "a MATLAB file", scipy_io.matlab.MatReadError):
         variables = scipy_io.loadmat(path, squeeze_me=True)
-    except (ValueError, TypeError, NotImplementedError, IndexError, EOFError, scipy_io.matlab.MatReadError) as error:
-        raise TrainingError(f"{path} cannot be read as a MATLAB file: {error}. Get it again.") from error
     if name not in variables:
         known = ", ".join(n for n in variables if not n.startswith("__"))
         raise TrainingError(f"{path} has no variable {name}, only {known}. Get it again.")
@@ -187,12 +178,36 @@ def _require_columns(path: Path, wanted: Sequence[str], header: Sequence[str]) -
         raise TrainingError(f"{path} has no column {', '.join(lacking)}; it has {', '.join(header)}. Get it again.")
 
 
-def _workbook(path: Path) -> Any:
+def _sheet(path: Path, sheet: str | None) -> list[tuple[Any, ...]]:
+    """The values of all rows; read whole, because damage shows only in the row that has it."""
     try:
         openpyxl = import_module("openpyxl")
     except ImportError as error:
         raise TrainingError(f"Reading {path} needs openpyxl. {_EXTRA}") from error
+    with _reading(path, "an Excel file", openpyxl.utils.exceptions.InvalidFileException):
+        workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        try:
+            if sheet is not None and sheet not in workbook.sheetnames:
+                known = ", ".join(workbook.sheetnames)
+                raise TrainingError(f"{path} has no sheet {sheet!r}, only {known}. Get it again.")
+            worksheet = workbook[sheet] if sheet else workbook.worksheets[0]
+            worksheet.reset_dimensions()  # some writers state them wrongly, and rows beyond would be lost
+            return list(worksheet.iter_rows(values_only=True))
+        finally:
+            workbook.close()
+
+
+# What the readers of MATLAB and Excel files let through of a damaged file, besides errors of their own.
+_DAMAGE = (
+    ValueError, TypeError, LookupError, AttributeError, EOFError, OSError, NotImplementedError, SyntaxError, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+
+
+@contextmanager
+def _reading(path: Path, kind: str, theirs: type[Exception]) -> Iterator[None]:
+    """Make what damage of ``path`` raises in the block a TrainingError."""
     try:
-        return openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, ValueError, openpyxl.utils.exceptions.InvalidFileException) as error:
-        raise TrainingError(f"{path} cannot be read as an Excel file: {error}. Get it again.") from error
+        yield
+    except (*_DAMAGE, theirs) as error:
+        raise TrainingError(f"{path} cannot be read as {kind}: {error}. Get it again.") from error

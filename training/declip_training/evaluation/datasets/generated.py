@@ -41,10 +41,10 @@ _RICHHF_FILES = {TEST: "test.tfrecord", VALIDATION: "dev.tfrecord", TRAIN: "trai
 def _richhf(folder: Folder, split: str) -> Iterator[Row]:
     table = folder.file(_RICHHF_FILES[split])
     images = folder.directory(f"images/{split}", "images", split)
-    by_stem = {PurePosixPath(name).stem: name for name in folder.names(images)}
+    by_stem = {PurePosixPath(name).stem: name for name in sorted(folder.names(images))}
     for place, example in enumerate(read_examples(table), 1):
         where = f"record {place} of {table}"
-        name = PurePosixPath(str(_first(example, "filename", bytes, where), "utf-8"))
+        name = PurePosixPath(_first(example, "filename", bytes, where).decode("utf-8", "replace"))
         score = _first(example, "aesthetics_score", float, where)
         # Pick-a-Pic delivers JPEG bytes for what is called .png here
         yield Row(f"{images}/{by_stem.get(name.stem, name.name)}", float(score), where)
@@ -92,7 +92,7 @@ def _query(database: Path) -> Iterator[tuple[str, float, int, int]]:
     try:
         with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             yield from connection.execute(_SAC_QUERY)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise TrainingError(f"{database} cannot be read: {error}. Get it again.") from error
 
 

@@ -39,8 +39,8 @@ AVA = Dataset(
     read=_ava,
     splits=(TEST, TRAIN),
     note=(
-        "Test is the authors' generic_test.jpgl (20,000 ids), train is everything else. Public copies lack some images "
-        "of it: use --allow-missing and state n."
+        "Test is the authors' generic_test.jpgl: 20,000 ids, of which 19,930 stand in AVA.txt and so have votes; train "
+        "is everything else. Public copies lack some images: use --allow-missing and state n."
     ),
 )
 
