@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -212,6 +214,41 @@ def test_scores_made_with_something_else_go(collection: Collection, tmp_path: Pa
     assert (found.fresh, found.identity["precision"]) == (5, "fp32")
     assert found.good.tolist() == [False, True, True, True, True]  # no score of then among those of now
     assert len(file.read_text().splitlines()) == 5
+
+
+def test_a_file_that_another_process_writes_is_left_alone(collection: Collection, tmp_path: Path) -> None:
+    """Two that write at once would write over each other's lines."""
+    request = FAKE.request(EngineFile.open(TINY))
+    path = score_cache.cache_path(tmp_path / "cache", collection.dataset.name, request)
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom declip_training.evaluation.score_cache import ScoreCache\n"
+        "cache = ScoreCache(Path(sys.argv[1]))\ncache.start({'engine': 'x'}, ['quality'])\n"
+        "cache.add(('a.jpg', 1, 2), [0.5])\nprint('writing', flush=True)\nsys.stdin.read()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"writing\n"
+        before = path.read_bytes()
+        with pytest.raises(TrainingError, match="If another evaluation is writing it, wait for its end"):
+            score(collection, tmp_path / "cache")
+        assert path.read_bytes() == before
+    finally:
+        other.kill()
+        other.communicate()
+    assert score(collection, tmp_path / "cache").fresh == 5  # the turn of one that was killed is over
+
+
+def test_what_another_process_wrote_in_the_meantime_stays(tmp_path: Path) -> None:
+    path, identity = tmp_path / "scores.jsonl", {"engine": "x"}
+    late = score_cache.ScoreCache(path)
+    early = score_cache.ScoreCache(path)
+    for cache, name in ((early, "a.jpg"), (late, "b.jpg")):
+        assert cache.start(identity, ["quality"]) is False
+        cache.add((name, 1, 2), [0.5])
+        cache.close()
+    for cache in (late, score_cache.ScoreCache(path)):
+        assert [cache.get((name, 1, 2), ["quality"]) for name in ("a.jpg", "b.jpg")] == [(0.5,), (0.5,)]
 
 
 def test_a_full_disk_is_one_error_that_keeps_what_was_scored(

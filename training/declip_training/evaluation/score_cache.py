@@ -3,12 +3,14 @@
 A file belongs to one data set and one setting: engine.id, backend, device, precision, decode, views and the version
 of the preprocessing. Its first line says so; every other line has a photo's name, size and time of change, and its
 scores. A photo that was replaced is scored again. Photos that failed are not kept: the next run tries them again.
+Only one process at a time writes a file; reading needs no turn.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from declip_runtime.errors import TrainingError
 from .datasets import Photo
 
 FORMAT = "declip-scores"
+_BEYOND = 2**31 - 2  # the last byte that Windows lets a 32-bit offset name
 Key = tuple[str, int, int]
 Values = tuple[float, ...]
 
@@ -63,19 +66,28 @@ class ScoreCache:
         return self._scores.get(key) if self._names == tuple(names) else None
 
     def start(self, identity: Mapping[str, Any], names: Sequence[str]) -> bool:
-        """Get ready to add scores made with ``identity``; True where older ones had to go, being of another."""
-        known = self.identity is not None
-        same = known and dict(self.identity or {}) == dict(identity) and self._names == tuple(names)
-        if not same:
-            self._scores, self._good = {}, 0
-        self.identity, self._names = dict(identity), tuple(names)
+        """Get ready to add scores made with ``identity``; True where older ones had to go, being of another.
+
+        Raises TrainingError where another process is writing the file.
+        """
         with _telling(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self.path.open("r+b" if self.path.is_file() else "w+b")
-            self._stream.truncate(self._good)
-            self._stream.seek(self._good)
-        if not same:
-            self._write({"format": FORMAT, "identity": self.identity, "names": self._names})
+            self._stream = self.path.open("a+b")
+        try:
+            _take_turn(self._stream, self.path)
+            self._read()  # again: another process may have written since
+            known = self.identity is not None
+            same = known and dict(self.identity or {}) == dict(identity) and self._names == tuple(names)
+            if not same:
+                self._scores, self._good = {}, 0
+            self.identity, self._names = dict(identity), tuple(names)
+            with _telling(self.path):
+                self._stream.truncate(self._good)
+            if not same:
+                self._write({"format": FORMAT, "identity": self.identity, "names": self._names})
+        except BaseException:
+            self.close()
+            raise
         return known and not same
 
     def add(self, key: Key, values: Iterable[float]) -> None:
@@ -98,6 +110,7 @@ class ScoreCache:
             self._stream.flush()
 
     def _read(self) -> None:
+        self.identity, self._names, self._scores, self._good = None, (), {}, 0
         with self.path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
                 if not line.endswith(b"\n"):
@@ -120,6 +133,25 @@ class ScoreCache:
         if len(values) != len(self._names):
             raise ValueError("scores are missing")
         self._scores[str(name), int(size), int(changed)] = tuple(float(v) for v in values)
+
+
+def _take_turn(stream: BinaryIO, path: Path) -> None:
+    """Keep others from writing the file until it is closed, which the system sees to should this process be killed."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            stream.seek(_BEYOND)  # others may read what is locked there: nothing
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise TrainingError(
+            f"{path} cannot be had alone: {error.strerror or error}. If another evaluation is writing it, wait for its "
+            "end; else name another folder with --cache. What was scored before is kept."
+        ) from error
 
 
 @contextmanager
