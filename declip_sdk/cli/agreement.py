@@ -21,7 +21,7 @@ from .screen import printable, separator
 if TYPE_CHECKING:
     from declip_training.evaluation.results import Result
 
-_INTERVAL_WIDTH = 110  # cells that a terminal needs for the intervals beside the numbers
+_INTERVAL_WIDTH = 126  # cells that a terminal needs for the intervals beside the numbers
 _FIRST_NUMBER = 3  # of a line's cells, after the place: engine, score, n, then numbers
 
 

@@ -120,7 +120,7 @@ def test_engines_stand_side_by_side_with_their_attributes(koniq: Path, para: Pat
         ("para", "composition", "DeCLIP"), ("para", "light", "CLIP"), ("para", "quality", "CLIP"),
         ("para", "quality", "DeCLIP"), ("koniq", "overall", "CLIP"), ("koniq", "overall", "DeCLIP"),
     ]  # fmt: skip
-    assert {r["srcc_low"] for r in rows(out)} == {""}
+    assert {r[f"{name}_low"] for r in rows(out) for name in ("srcc", "krcc", "plcc")} == {""}
     assert "CLIP has no score called composition, depth_of_field, object_emphasis: not compared on PARA" in captured.err
     assert [r["srcc"] for r in rows(out) if r["target"] == "light"][1:] == ["0.488", "0.591"]
 
@@ -213,6 +213,22 @@ def test_wrong_use_is_one_line(arguments: list[str], told: str, koniq: Path, cap
     assert captured.out == ""
 
 
+def test_missing_images_of_biq2021_need_to_be_allowed_too(tmp_path: Path, capfd: Any) -> None:
+    root, names = tmp_path / "BIQ2021", [f"ss0{i % 3 + 1} ({i}).jpg" for i in range(6)]
+    (root / "Images").mkdir(parents=True)
+    for i, name in enumerate(names):
+        save_picture(root / "Images" / name, i)
+    rows_ = ["Image Name,MOS", *(f"{name},{i / 10}" for i, name in enumerate(names))]
+    (root / "Test (Images and MOS).csv").write_text("\n".join(rows_) + "\n")
+    (root / "Images" / names[4]).unlink()
+    arguments = ["evaluate", str(TINY), *FAKE, "--data", f"biq2021={root}", "--draws", "0", "-o", str(tmp_path / "out")]
+    assert run(arguments) == 2
+    assert f"1 of 6 images in its table are not on disk (Images/{names[4]})" in capfd.readouterr().err
+    assert run([*arguments, "--allow-missing"]) == 0
+    assert f"BIQ2021: 1 of 6 images are not on disk and are left out, as Images/{names[4]}" in capfd.readouterr().err
+    assert (rows(tmp_path / "out")[0]["n"], rows(tmp_path / "out")[0]["missing"]) == ("5", "1")
+
+
 def test_a_named_score_is_compared(koniq: Path, tmp_path: Path) -> None:
     arguments = ["evaluate", str(TINY), *FAKE, "--data", f"koniq={koniq}", "-o", str(tmp_path / "out")]
     assert run([*arguments, "--score", "sharpness", "--views", "2", "--exact"]) == 0
@@ -264,7 +280,10 @@ def test_a_narrow_terminal_leaves_out_intervals(koniq: Path) -> None:
     assert code == 0
     assert "95 %" not in narrow
     assert "0.602" in narrow
-    assert " to " in in_terminal(*arguments, columns=140)[1]
+    assert "95 %" not in in_terminal(*arguments, columns=120)[1]  # there they would push names into pieces
+    wide = in_terminal(*arguments, columns=140)[1]
+    (line,) = re.findall(r"declip-tiny +quality .*", wide)
+    assert line.count(" to ") == 3  # SRCC, KRCC and PLCC
 
 
 def test_without_scipy_the_extra_is_named() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,8 @@ def test_lines_put_the_paper_below_the_engines(results: list[Result]) -> None:
         ("BIQ2021", "overall", "CLIP | plain"), ("BIQ2021", "overall", "DeCLIP"),
     ]  # fmt: skip
     assert [row["SRCC"] for row in of[2:5]] == ["0.439", "0.793", "0.867"]
+    low, high = results[0].agreement.krcc_interval or (0, 0)
+    assert lines[0].cells[HEADINGS.index("KRCC") + 1] == f"{low:.3f} to {high:.3f}"
     assert of[1]["SRCC"] == f"{results[1].agreement.srcc:.3f}"
     assert [line.measured for line in lines] == [not row["engine"].startswith("paper") for row in of]
 
@@ -131,6 +134,7 @@ def test_csv_has_every_digit(results: list[Result]) -> None:
     assert float(rows[0]["srcc"]) == first.agreement.srcc
     assert float(rows[0]["rmse"]) == first.agreement.rmse
     assert (float(rows[0]["srcc_low"]), float(rows[0]["srcc_high"])) == first.agreement.srcc_interval
+    assert (float(rows[0]["krcc_low"]), float(rows[0]["krcc_high"])) == first.agreement.krcc_interval
     assert (rows[0]["dataset"], rows[0]["split"], rows[0]["n"], rows[0]["backend"]) == ("spaq", "test", "40", "fake")
     assert [r["srcc"] for r in rows if r["source"] == "paper, table 4: DeCLIP"] == ["0.573"]
     groups = [(r["group"], r["n"]) for r in rows if r["dataset"] == "biq2021" and r["source"] == "DeCLIP"]
@@ -149,6 +153,17 @@ def test_markdown_is_a_page_of_whole_tables(results: list[Result]) -> None:
     assert f"| SPAQ | test | overall | 0.439 | 0.793 | 0.867 | {ours[0]} | {ours[1]} |" in page
     assert "![spaq.png](spaq.png)" in page
     assert "- BIQ2021: 1 images could not be scored and were left out" in page
+
+
+def test_markdown_shows_names_as_they_are() -> None:
+    """APDD's groups are "a*b*c", which would be shown without its stars; a backslash would undo that of a bar."""
+    photos = replace(collection(groups=True), photos=tuple(
+        replace(photo, group=("oil*classicism*still life", "`code` <b> [x] _y_ a_b")[i % 2])
+        for i, photo in enumerate(collection().photos)
+    ))  # fmt: skip
+    page = to_markdown(compare(photos, {"A\\|B": scored()}, {"A\\|B": "quality"}, draws=0))
+    assert r"| A\\\|B | oil\*classicism\*still life | 20 |" in page
+    assert r"| A\\\|B | \`code\` \<b> \[x] \_y\_ a_b | 20 |" in page
 
 
 def test_a_score_that_points_the_wrong_way_is_marked() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 Draws = npt.NDArray[np.float64]
 
@@ -11,25 +14,47 @@ _ELEMENTS_AT_ONCE = 2_000_000
 """Drawn photos held in memory at once; some ten arrays of that length are alive."""
 
 
+class Bootstrap(NamedTuple):
+    """Correlations of photos drawn with replacement, float64 [draws] each; NaN where a draw is constant."""
+
+    srcc: Draws
+    krcc: Draws
+    plcc: Draws
+
+
 def bootstrap(
     predicted: npt.NDArray[np.floating], target: npt.NDArray[np.floating], *, draws: int = 1000, seed: int = 0
-) -> tuple[Draws, Draws]:
-    """SRCC and PLCC, float64 [draws] each, of photos drawn with replacement; NaN where a draw is constant.
+) -> Bootstrap:
+    """SRCC, KRCC (tau-b) and PLCC of ``draws`` draws of as many photos as there are.
 
-    ``predicted`` and ``target`` are finite, [N]. Equal to SciPy's correlations of the same draws.
+    ``predicted`` and ``target`` are finite, [N]. Equal to SciPy's correlations of the same draws. The draws follow
+    from ``seed``, N and ``draws`` alone, so engines that are compared on the same photos meet the same draws.
     """
-    x, y = np.asarray(predicted, np.float64), np.asarray(target, np.float64)
-    x_values, x_codes = np.unique(x, return_inverse=True)
-    y_values, y_codes = np.unique(y, return_inverse=True)
+    x_values, x_codes = np.unique(predicted, return_inverse=True)
+    y_values, y_codes = np.unique(target, return_inverse=True)
+    x, y = _standard(predicted), _standard(target)
     rng = np.random.default_rng(seed)
-    srcc, plcc = np.empty(draws), np.empty(draws)
+    found = Bootstrap(np.empty(draws), np.empty(draws), np.empty(draws))
     step = max(1, _ELEMENTS_AT_ONCE // len(x))
     for start in range(0, draws, step):
         rows = slice(start, min(start + step, draws))
         drawn = rng.integers(0, len(x), (rows.stop - rows.start, len(x)))
-        plcc[rows] = _pearson(x[drawn], y[drawn])
-        srcc[rows] = _pearson(_ranks(x_codes[drawn], len(x_values)), _ranks(y_codes[drawn], len(y_values)))
-    return srcc, plcc
+        x_drawn, y_drawn = x_codes[drawn], y_codes[drawn]
+        found.srcc[rows] = _pearson(_ranks(x_drawn, len(x_values)), _ranks(y_drawn, len(y_values)))
+        found.krcc[rows] = [stats.kendalltau(a, b).statistic for a, b in zip(x_drawn, y_drawn, strict=True)]
+        found.plcc[rows] = _pearson(x[drawn], y[drawn])
+        constant = (np.ptp(x_drawn, axis=1) == 0) | (np.ptp(y_drawn, axis=1) == 0)
+        found.plcc[rows][constant] = np.nan  # the mean of equal numbers may miss them by a rounding
+    return found
+
+
+def _standard(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """The values on a scale on which no square overflows or vanishes; their correlations are the same."""
+    x = np.asarray(values, np.float64)
+    x = x / np.abs(x).max(initial=np.finfo(np.float64).tiny)
+    x = x - x.mean()
+    standard: npt.NDArray[np.float64] = x / np.abs(x).max(initial=np.finfo(np.float64).tiny)
+    return standard
 
 
 def interval(draws: Draws, level: float = 0.95) -> tuple[float, float]:

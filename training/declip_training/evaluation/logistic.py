@@ -29,9 +29,8 @@ class Logistic:
 
     def __call__(self, scores: Vector) -> npt.NDArray[np.float64]:
         """Opinions float64 [N] that the curve expects for ``scores`` [N]."""
-        values: npt.NDArray[np.float64] = _curve(
-            np.asarray(scores, np.float64), self.high, self.low, self.centre, self.width
-        )
+        rise = special.expit((np.asarray(scores, np.float64) - self.centre) / self.width)
+        values: npt.NDArray[np.float64] = self.low + (self.high - self.low) * rise
         return values
 
     @property
@@ -43,28 +42,45 @@ class Logistic:
 def fit_logistic(scores: Vector, opinions: Vector) -> Logistic | None:
     """Fit by least squares to finite ``scores`` and ``opinions``, both [N]; None where the fit does not converge.
 
-    Neither may be constant. The start is the customary one (the opinions' extremes, the scores' mean and a quarter of
-    their standard deviation), turned round where the raw correlation is negative.
+    Neither may be constant. Of two starts the one that ends nearer is taken: the customary one (the opinions' extremes,
+    the scores' mean and a quarter of their standard deviation) may end in a step beside the scores, where the whole
+    standard deviation does not. Both are turned round where the raw correlation is negative.
     """
     x, y = np.asarray(scores, np.float64), np.asarray(opinions, np.float64)
     if len(x) < 4:  # fewer points than parameters
         return None
-    mean, spread = float(x.mean()), float(x.std())
-    standard = (x - mean) / spread
+    unit = float(np.abs(x).max())  # squares of very small or large scores would vanish or overflow
+    mean, spread = float((x / unit).mean()), float((x / unit).std())
+    standard = (x / unit - mean) / spread
     ends = (y.max(), y.min()) if float(standard @ (y - y.mean())) >= 0 else (y.min(), y.max())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optimize.OptimizeWarning)  # of the covariance, which nobody reads
-            (high, low, centre, width), _ = optimize.curve_fit(
-                _curve, standard, y, p0=(*ends, 0.0, 0.25), maxfev=_MAX_EVALUATIONS
-            )
-    except RuntimeError:  # SciPy's word for a fit that does not converge
+    found = [_least_squares(standard, y, (*ends, 0.0, width)) for width in (0.25, 1.0)]
+    converged = [parameters for parameters in found if parameters is not None]
+    if not converged:
         return None
-    fitted = Logistic(float(high), float(low), mean + spread * float(centre), spread * abs(float(width)))
+    high, low, centre, width = min(converged, key=lambda p: float(np.square(_curve(standard, *p) - y).sum()))
+    fitted = Logistic(high, low, unit * (mean + spread * centre), unit * spread * width)
     finite = np.isfinite([fitted.high, fitted.low, fitted.centre, fitted.width]).all()
     return fitted if finite and fitted.width > 0 and fitted.high != fitted.low else None
 
 
+_Parameters = tuple[float, float, float, float]
+
+
+def _least_squares(x: Vector, y: Vector, start: _Parameters) -> _Parameters | None:
+    """high, low, centre and width > 0 of the curve near ``start``; None where the search does not converge."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optimize.OptimizeWarning)  # of the covariance, which nobody reads
+            (high, low, centre, width), _ = optimize.curve_fit(_curve, x, y, p0=start, maxfev=_MAX_EVALUATIONS)
+    except RuntimeError:  # SciPy's word for a fit that does not converge
+        return None
+    return float(high), float(low), float(centre), _positive(float(width))
+
+
+def _positive(width: float) -> float:
+    return max(abs(width), 1e-12)  # of scores of unit spread: a step
+
+
 def _curve(x: Vector, high: float, low: float, centre: float, width: float) -> npt.NDArray[np.float64]:
-    values: npt.NDArray[np.float64] = low + (high - low) * special.expit((x - centre) / max(abs(width), 1e-12))
+    values: npt.NDArray[np.float64] = low + (high - low) * special.expit((x - centre) / _positive(width))
     return values

@@ -64,6 +64,7 @@ class Agreement:
     rmse: float
     fit: Logistic | None
     srcc_interval: tuple[float, float] | None = None
+    krcc_interval: tuple[float, float] | None = None
     plcc_interval: tuple[float, float] | None = None
 
 
@@ -85,7 +86,7 @@ def agreement(predicted: Vector, target: Vector, *, draws: int = 1000, seed: int
     fit = fit_logistic(x, y)
     fitted = None if fit is None else fit(x)
     usable = fitted is not None and np.ptp(fitted) > 0
-    intervals = [interval(values) for values in bootstrap(x, y, draws=draws, seed=seed)] if draws else [None, None]
+    intervals = [interval(values) for values in bootstrap(x, y, draws=draws, seed=seed)] if draws else [None] * 3
     return Agreement(
         n=len(x),
         srcc=srcc(x, y),
@@ -95,5 +96,6 @@ def agreement(predicted: Vector, target: Vector, *, draws: int = 1000, seed: int
         rmse=float(np.sqrt(np.mean((fitted - y) ** 2))) if fitted is not None and usable else math.nan,
         fit=fit if usable else None,
         srcc_interval=intervals[0],
-        plcc_interval=intervals[1],
+        krcc_interval=intervals[1],
+        plcc_interval=intervals[2],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from .results import Result
@@ -12,11 +13,14 @@ from .tables import HEADINGS, beside_the_paper, notes, short, source, table_line
 
 COLUMNS = (
     "dataset", "split", "target", "group", "source", "score", "n", "failed", "missing",
-    "srcc", "srcc_low", "srcc_high", "krcc", "plcc", "plcc_low", "plcc_high", "plcc_fitted", "rmse", "fit",
+    "srcc", "srcc_low", "srcc_high", "krcc", "krcc_low", "krcc_high", "plcc", "plcc_low", "plcc_high",
+    "plcc_fitted", "rmse", "fit",
     "engine_id", "backend", "precision", "decode", "views",
 )  # fmt: skip
 NO_FIT, FALLS, RISES = "did not converge", "falls", "rises"
 """Values of the column ``fit``."""
+
+_SIGNS = re.compile(r"[\\|*`<\[]|(?<!\w)_|_(?!\w)")  # of Markdown; an underscore within a word is none
 
 _EXPLANATION = """\
 PLCC is of the raw scores; PLCC fitted and RMSE come after the four-parameter logistic curve (VQEG). Intervals are the
@@ -79,10 +83,12 @@ def _records(result: Result) -> list[dict[str, str]]:
         **{name: str(identity[name]) for name in ("backend", "precision", "decode", "views")},
     }  # fmt: skip
     srcc_low, srcc_high = a.srcc_interval or (None, None)
+    krcc_low, krcc_high = a.krcc_interval or (None, None)
     plcc_low, plcc_high = a.plcc_interval or (None, None)
     numbers = {
-        "srcc": a.srcc, "srcc_low": srcc_low, "srcc_high": srcc_high, "krcc": a.krcc, "plcc": a.plcc,
-        "plcc_low": plcc_low, "plcc_high": plcc_high, "plcc_fitted": a.plcc_fitted, "rmse": a.rmse,
+        "srcc": a.srcc, "srcc_low": srcc_low, "srcc_high": srcc_high,
+        "krcc": a.krcc, "krcc_low": krcc_low, "krcc_high": krcc_high,
+        "plcc": a.plcc, "plcc_low": plcc_low, "plcc_high": plcc_high, "plcc_fitted": a.plcc_fitted, "rmse": a.rmse,
     }  # fmt: skip
     fit = NO_FIT if a.fit is None else FALLS if a.fit.falls else RISES
     counts = {"n": str(a.n), "failed": str(result.failed), "missing": str(result.missing), "fit": fit}
@@ -100,4 +106,5 @@ def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """One line that Markdown shows as it is: names may hold its signs (APDD's groups are "a*b*c")."""
+    return _SIGNS.sub(r"\\\g<0>", " ".join(text.split()))

@@ -12,7 +12,7 @@ from .results import Result
 
 HEADINGS = (
     "data set", "split", "opinion", "engine", "score", "n",
-    "SRCC", "95 %", "KRCC", "PLCC", "95 %", "PLCC fitted", "RMSE",
+    "SRCC", "95 %", "KRCC", "95 %", "PLCC", "95 %", "PLCC fitted", "RMSE",
 )  # fmt: skip
 """Of the cells of a ``Line``."""
 
@@ -32,7 +32,7 @@ def table_lines(results: Sequence[Result]) -> list[Line]:
         lines += [Line(_measured(result), True) for result in here]
         title, target = here[0].collection.dataset.title, here[0].target
         lines += [
-            Line((title, "", target, source(p), "", "", short(p.srcc), "", "", short(p.plcc), "", "", ""), False)
+            Line((title, "", target, source(p), "", "", short(p.srcc), "", "", "", short(p.plcc), "", "", ""), False)
             for p in paper
         ]
     return lines
@@ -80,8 +80,8 @@ def _measured(result: Result) -> tuple[str, ...]:
     rmse = "-" if math.isnan(a.rmse) else f"{a.rmse:.4g}"
     return (
         collection.dataset.title, collection.split, result.target, result.engine, result.score, f"{a.n:,}",
-        short(a.srcc), _interval(a.srcc_interval), short(a.krcc), short(a.plcc), _interval(a.plcc_interval), fitted,
-        rmse,
+        short(a.srcc), _interval(a.srcc_interval), short(a.krcc), _interval(a.krcc_interval),
+        short(a.plcc), _interval(a.plcc_interval), fitted, rmse,
     )  # fmt: skip
 
 
