@@ -237,6 +237,7 @@ def test_one_lame_direction_is_not_monotone(small: list[Pixels], paths: list[Pat
     steps = lambda a, ladder: 0.0 if ladder == "more vivid" else _own(a, ladder)  # noqa: E731
     judged = _by_name(measure(Oracle(steps, small), KINDS, paths).attributes)["colorfulness"]
     assert judged.ranks == {"paler": 1.0, "more vivid": 0.0}
+    assert not judged.monotone
     assert not judged.validated
 
 
