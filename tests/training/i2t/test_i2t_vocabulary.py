@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from declip_runtime.errors import TrainingError
 from declip_training.i2t.inflection import inflections
-from declip_training.i2t.vocabulary import Vocabulary, words
+from declip_training.i2t.vocabulary import Vocabulary, tokens, words
 
 
 def of(*terms: str) -> Vocabulary:
@@ -95,11 +95,45 @@ def test_matching_is_what_a_regular_expression_finds(terms: set[str], text: list
     assert found(of(*(f"={term}" for term in terms)), " ".join(text)) == expected
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_can_be_matched(text: str) -> None:
-    tokens = words(text)
+    parts = tokens(text)
     for match in Vocabulary.bundled("perceptual").matches(text):
-        assert 0 <= match.start < match.end <= len(tokens)
+        assert 0 <= match.start < match.end <= len(parts)
+        assert all(parts[match.start : match.end])
+
+
+@pytest.mark.parametrize("between", [". ", ", ", "; ", ": ", " (", "! ", "\n", "... "])
+def test_a_term_does_not_reach_across_punctuation(between: str) -> None:
+    vocabulary = of("low contrast", "contrast", "noise")
+    assert found(vocabulary, f"The noise is low{between}contrast is fine") == ["noise", "contrast"]
+    assert found(vocabulary, "low-contrast, 'low' contrast") == ["low contrast"] * 2
+    assert len(words(f"low{between}contrast")) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["moir\u00e9 clich\u00e9", "moire\u0301 cliche\u0301", "Moire\u0301s, CLICH\u00c9S", "moire cliche"]
+)
+def test_accents_do_not_matter(text: str) -> None:
+    assert found(of("moire", "cliche"), text) == ["moire", "cliche"]
+    assert found(of("moir\u00e9", "clich\u00e9"), text) == ["moir\u00e9", "clich\u00e9"]
+
+
+def test_what_ships_does_not_count_other_words_that_look_like_inflections() -> None:
+    perceptual, semantic = Vocabulary.bundled("perceptual"), Vocabulary.bundled("semantic")
+    assert found(perceptual, "Flowers, a flower, a litter of puppies, an ocean liner beside a clearing") == []
+    assert found(perceptual, "simply a bowl of oranges, peaches and olives beside scales and three novels") == []
+    assert found(perceptual, "The lines flow; a flowing, brightly lit orange shape") == [
+        "line",
+        "flow",
+        "flow",
+        "brightly lit",
+        "orange",
+        "shape",
+    ]
+    assert found(semantic, "in a balanced manner, being bright in each corner, uniformly, early and pearly") == []
+    assert found(semantic, "a man with corn and flowers") == ["man", "corn", "flower"]
 
 
 @given(st.text(alphabet="abeilnrsuy", min_size=1, max_size=9))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .vocabulary import Vocabulary, words
+from .vocabulary import Vocabulary, tokens
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,21 @@ class Vocabularies:
 
     def known(self, text: str) -> float:
         """The share (0..1) of a text's words that any of the vocabularies knows; 0 for a text without words."""
-        tokens = words(text)
+        parts = tokens(text)
         every = (self.perceptual, self.semantic, self.english)
-        known = set[int]().union(*(_places(vocabulary, tokens) for vocabulary in every))
-        return len(known) / len(tokens) if tokens else 0.0
+        known = set[int]().union(*(_places(vocabulary, parts) for vocabulary in every))
+        return len(known) / max(sum(map(bool, parts)), 1)
 
     def _shares(self, text: str, *, perceptual_first: bool) -> Shares:
-        tokens = words(text)
-        perceptual, semantic = _places(self.perceptual, tokens), _places(self.semantic, tokens)
+        parts = tokens(text)
+        perceptual, semantic = _places(self.perceptual, parts), _places(self.semantic, parts)
         if perceptual_first:
             semantic -= perceptual
         else:
             perceptual -= semantic
-        neutral = _places(self.english, tokens) - perceptual - semantic
-        content = len(tokens) - len(neutral)
-        terms = len({m.term for m in self.perceptual.matches(tokens)})
+        neutral = _places(self.english, parts) - perceptual - semantic
+        content = sum(map(bool, parts)) - len(neutral)
+        terms = len({m.term for m in self.perceptual.matches(parts)})
         return Shares(content, terms, len(perceptual) / max(content, 1), len(semantic) / max(content, 1))
 
 
@@ -98,5 +98,5 @@ def coupling(perceptual: str, semantic: str, vocabularies: Vocabularies, limits:
     return None
 
 
-def _places(vocabulary: Vocabulary, tokens: Sequence[str]) -> set[int]:
-    return {place for match in vocabulary.matches(tokens) for place in range(match.start, match.end)}
+def _places(vocabulary: Vocabulary, parts: Sequence[str]) -> set[int]:
+    return {place for match in vocabulary.matches(parts) for place in range(match.start, match.end)}

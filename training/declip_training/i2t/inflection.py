@@ -8,6 +8,12 @@ _VOWELS = "aeiou"
 _DOUBLING = re.compile(r"[^aeiou]?[^aeiou]?[^aeiou]?[aeiou][^aeiouwxy]")
 """One short syllable: blur, dim, flat. Longer words that double their last letter are rare in descriptions."""
 
+_OTHER_WORDS = frozenset(
+    {"being", "cleaning", "clearing", "corner", "early", "flower", "hopefully", "liner", "litter", "manner"}
+    | {"originally", "panning", "pearly", "sadly", "shower", "simply", "sparkler", "tier", "uniformly"}
+)
+"""What the rules would make of flow, lit, man, ear, bee and the like, but is another word in descriptions."""
+
 
 def inflections(word: str) -> frozenset[str]:
     """The word, its plural, and its forms in -ed, -ing, -er, -est and -ly with English spelling (hazy: hazier, hazily).
@@ -16,7 +22,8 @@ def inflections(word: str) -> frozenset[str]:
     """
     if len(word) < 3 or not word.isalpha():
         return frozenset({word})
-    return frozenset({word, _plural(word), *(f"{_stem(word)}{e}" for e in ("ed", "er", "est")), _ing(word), _ly(word)})
+    formed = {_plural(word), *(f"{_stem(word)}{e}" for e in ("ed", "er", "est")), _ing(word), _ly(word)}
+    return frozenset({word, *(formed - _OTHER_WORDS)})
 
 
 def _plural(word: str) -> str:

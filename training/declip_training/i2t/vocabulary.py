@@ -2,14 +2,16 @@
 
 A vocabulary file is UTF-8 text: terms separated by commas or line ends, ``[group]`` headings (optional), ``#``
 comments. A term matches whole words in any case, and its last word also in its simple inflections unless ``=`` stands
-before the term; hyphens equal spaces; British colour, grey and centre match the American spellings too. Where several
-terms fit at one place the longest is taken, and its words are not counted again.
+before the term; hyphens equal spaces, accents are ignored; British colour, grey and centre match the American spellings
+too. Where several terms fit at one place the longest is taken, and its words are not counted again. A term does not
+reach across punctuation: ``low. Contrast`` is not low contrast.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,19 +22,30 @@ from declip_runtime.errors import TrainingError
 
 from .inflection import inflections
 
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+_BREAK = ""
+_TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[.,;:!?()\n]+")
 _AMERICAN = (("colour", "color"), ("grey", "gray"), ("centre", "center"))
 
 
+def tokens(text: str) -> list[str]:
+    """The words of a text, and an empty string where punctuation or a line end stands between them.
+
+    Words are folded to lower case without accents; ``bird's`` is ``bird``, ``out-of-focus`` is three words.
+    """
+    plain = text.replace("\u2019", "'")
+    if not plain.isascii():
+        plain = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
+    return [t.removesuffix("'s") if t[0].isalnum() else _BREAK for t in _TOKEN.findall(plain.casefold())]
+
+
 def words(text: str) -> list[str]:
-    """The words of a text, folded to lower case; ``bird's`` is ``bird``, ``out-of-focus`` is three words."""
-    found = _WORD.findall(text.casefold().replace("\u2019", "'"))
-    return [word.removesuffix("'s") if "'" in word else word for word in found]
+    """The words of a text as ``tokens`` has them."""
+    return [token for token in tokens(text) if token != _BREAK]
 
 
 @dataclass(frozen=True)
 class Match:
-    """A ``term`` of the vocabulary at the words ``start`` to ``end`` (exclusive) of a text."""
+    """A ``term`` of the vocabulary at the ``tokens`` from ``start`` to ``end`` (exclusive) of a text."""
 
     term: str
     start: int
@@ -92,13 +105,13 @@ class Vocabulary:
         return cls(groups)
 
     def matches(self, text: str | Sequence[str]) -> list[Match]:
-        """Terms in the text (or in its ``words``), from left to right, longest first, without overlap."""
-        tokens = words(text) if isinstance(text, str) else text
-        index, found, place, end = self._index, [], 0, len(tokens)
+        """Terms in the text (or in its ``tokens``), from left to right, longest first, without overlap."""
+        parts = tokens(text) if isinstance(text, str) else text
+        index, found, place, end = self._index, [], 0, len(parts)
         while place < end:
-            for rest, term in index.get(tokens[place], ()):
+            for rest, term in index.get(parts[place], ()):
                 stop = place + 1 + len(rest)
-                if not rest or (stop <= end and tuple(tokens[place + 1 : stop]) == rest):
+                if not rest or (stop <= end and tuple(parts[place + 1 : stop]) == rest):
                     found.append(Match(term, place, stop))
                     place = stop - 1
                     break
