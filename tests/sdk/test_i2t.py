@@ -97,7 +97,14 @@ def test_filter_takes_other_rules(world: Path, capfd: Any) -> None:
         (POOR, "Photo"),
         (POOR, "Natural"),
     ]
-    assert "Photo 1 of 1" in capfd.readouterr().out
+    assert "Art 0 of 1, Photo 1 of 2" in (out := capfd.readouterr().out)  # each text stands for itself
+    assert "kept of texts" in out
+
+
+def test_a_source_that_gives_nothing_is_in_the_report(world: Path, capfd: Any) -> None:
+    (world / "q.json").write_text(conversations(("none.jpg", RICH)))
+    assert run(["i2t", "filter", "--source", "q-instruct", "q.json", "images", *SOURCES, "-o", "c.jsonl"]) == 0
+    assert capfd.readouterr().out.splitlines()[1].split() == ["Q-Instruct", "0", "0", "0"]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +119,7 @@ def test_filter_takes_other_rules(world: Path, capfd: Any) -> None:
         ([*SOURCES, "--type", "coco"], "--type coco: give a pattern and a type"),
         ([*SOURCES, "-o", "no/c.jsonl"], "the folder no does not exist"),
         ([*SOURCES, "-o", "sg.json"], "sg.json is read, so it will not be overwritten"),
+        ([*SOURCES, "--vocabulary", "mine.csv", "-o", "mine.csv"], "mine.csv is read, so it will not be overwritten"),
         ([], "Missing option '--source'"),
     ],
 )

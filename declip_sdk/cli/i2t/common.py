@@ -82,10 +82,10 @@ def judge(vocabulary: Path | None, limits: tuple[str, ...], max_words: int) -> J
     return Judge(vocabularies(vocabulary), Limits(**given), max_words)
 
 
-def require_output(output: Path, *inputs: Path) -> None:
+def require_output(output: Path, *inputs: Path | None) -> None:
     """Raise UsageError or OutputError now where ``output`` cannot be written, or is one of the ``inputs``."""
-    if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
-        raise UsageError(f"{output} is read, so it will not be overwritten. Name another file with -o.")
+    if output.exists() and any(path is not None and path.exists() and output.samefile(path) for path in inputs):
+        raise UsageError(f"{output} is read, so it will not be overwritten. Name another file.")
     require_place(output)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +84,7 @@ def filter_(
 
     opened = [Source(*source) for source in sources]
     rules = [_rule(text) for text in types]
-    require_output(output, *(source.path for source in opened))
+    require_output(output, vocabulary, *(source.path for source in opened))
     words = vocabularies(vocabulary).perceptual
     columns = Columns(image_column, text_column, type_column)
     tallies = [Tally() for _ in opened]
@@ -101,7 +102,8 @@ def filter_(
     with open_output(output) as stream:
         for line in candidate_lines(selection.kept):
             stream.write(line)
-    _draw(standard_output(), selection)
+    of = selection.texts if texts == "each" else selection.images
+    _draw(standard_output(), selection, of, "texts" if texts == "each" else "images", [s.name for s in opened])
     say(f"{count(len(selection.kept), 'candidate')} with at least {minimum} of {len(words):,} terms in {output}")
 
 
@@ -112,26 +114,27 @@ def _rule(text: str) -> tuple[str, str]:
     return pattern, kind
 
 
-def _draw(stream: Output, selection: Selection) -> None:
-    """The paper's Table 1, with what was read beside what was kept."""
+def _draw(stream: Output, selection: Selection, of: Counter[tuple[str, str]], what: str, sources: list[str]) -> None:
+    """The paper's Table 1, with what was read beside what was kept; shares are ``of`` all images, or texts."""
     kept = selection.kept_counts()
-    names = list(dict.fromkeys(source for source, _ in selection.texts))
+    names = list(dict.fromkeys(sources))
     rows = [(name, [key for key in selection.texts if key[0] == name]) for name in names]
     if len(rows) > 1:
         rows.append(("all", list(selection.texts)))
 
     def build(console: Console) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for heading in ("source", "texts", "images", "kept", "of images", "image types (kept of images)"):
+        for heading in ("source", "texts", "images", "kept", f"of {what}", f"image types (kept of {what})"):
             table.add_column(heading, justify="left" if heading[0] in "s" or "types" in heading else "right")
         for name, keys in rows:
             texts, images, taken = (sum(c[key] for key in keys) for c in (selection.texts, selection.images, kept))
+            read = sum(of[key] for key in keys)
             kinds: dict[str, list[int]] = {}
             for key in keys:
-                of = kinds.setdefault(key[1], [0, 0])
-                of[0], of[1] = of[0] + kept[key], of[1] + selection.images[key]
+                counts = kinds.setdefault(key[1], [0, 0])
+                counts[0], counts[1] = counts[0] + kept[key], counts[1] + of[key]
             types = ", ".join(f"{kind} {k:,} of {n:,}" for kind, (k, n) in sorted(kinds.items()))
-            share = f"{taken / images:.0%}" if images else ""
+            share = f"{taken / read:.0%}" if read else ""
             cells = (
                 printable(name, console),
                 f"{texts:,}",

@@ -125,7 +125,7 @@ def _draw(stream: Output, found: Summary, provenance: dict[str, str]) -> None:
         sources = _table("source", "image type", "records")
         for (source, kind), number in found.by_source.most_common():
             sources.add_row(printable(source, console), printable(kind, console), f"{number:,}")
-        sources.add_row("all", f"{found.images:,} images", f"{found.records:,}")
+        sources.add_row("all", count(found.images, "image"), f"{found.records:,}")
         texts = _table("text", "median words", "longest", "perceptual", "semantic")
         for name, numbers in (("perceptual", found.perceptual), ("semantic", found.semantic)):
             shares = (f"{numbers.perceptual:.0%}", f"{numbers.semantic:.0%}")

@@ -103,6 +103,7 @@ def test_candidates_are_read_as_they_were_written(tmp_path: Path) -> None:
         ("{", "is no file of candidates"),
         ("[]\n", "line 1 lacks one of id"),
         ('{"id": "a"}\n', "line 1 lacks one of id"),
+        ("[" * 100_000, "is no file of candidates"),
         ("TWICE", "lines 1 and 2 have the same id"),
     ],
 )

@@ -68,7 +68,8 @@ def test_sharegpt4v(tmp_path: Path, images: Path) -> None:
         {"ID": "12", "raw_comments": ["Nice light.", " Soft focus. "], "clean_comments": ["other"]},
         {"raw_comments": [], "clean_comments": ["Nice light.", "Soft focus."]},
         {"score_comments": [{"comment": {"comment": c}, "sum_score": 1} for c in ("Nice light.", "Soft focus.")]},
-        {"comments": [{"comment": "Nice light."}, {"comment": "Soft focus."}, {"user": "x"}]},
+        {"comments": [{"comment": "Nice light."}, {"comment": "Soft focus."}]},
+        {"raw_comments": [{"text": "of another form"}], "clean_comments": ["Nice light.", "Soft focus."]},
     ],
 )
 def test_dpc2022(content: dict[str, Any], tmp_path: Path, images: Path) -> None:
@@ -87,12 +88,26 @@ def test_dpc2022(content: dict[str, Any], tmp_path: Path, images: Path) -> None:
     assert tally.counts == {"missing image": 1, "file without comments": 1, "unreadable file": 1}
 
 
+def test_comments_that_are_no_text_are_counted(tmp_path: Path, images: Path) -> None:
+    (tmp_path / "dpc").mkdir()
+    (tmp_path / "dpc" / "12.json").write_text(json.dumps({"raw_comments": ["Nice light.", None, 3, {"user": "x"}]}))
+    found, tally = read(Source("ava-comments", tmp_path / "dpc", images))
+    assert [d.text for d in found] == ["Nice light."]
+    assert tally.counts == {"comment that is no text": 3}
+
+
 ROWS = [
     {"image": "a.jpg", "text": 'A "soft", warm\nlight.', "kind": "Art"},
     {"image": "12.jpg", "text": "Noise.", "kind": None},
     {"image": "12.jpg", "text": None, "kind": "x"},
     {"image": None, "text": "Lost.", "kind": "x"},
 ]
+
+
+def test_types_may_be_numbers(tmp_path: Path, images: Path) -> None:
+    pd.DataFrame({"image": ["a.jpg", "12.jpg"], "text": ["x", "y"], "kind": [0, 1]}).to_parquet(tmp_path / "t.parquet")
+    found, _ = read(Source("table", tmp_path / "t.parquet", images), columns=Columns(type="kind"))
+    assert [d.type for d in found] == ["0", "1"]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
@@ -170,6 +185,20 @@ def test_a_download_that_ended_early_is_an_error(cut: int, tmp_path: Path, image
     whole = json.dumps([conversation("a.jpg", "Soft light.")] * 2)
     (tmp_path / "q.json").write_text(whole[:cut])
     with pytest.raises(TrainingError, match="is damaged at entry"):
+        read(Source("q-instruct", tmp_path / "q.json", images))
+
+
+@pytest.mark.parametrize("between", ["", "\n", " " * 50])
+@pytest.mark.parametrize("chunk", [7, 1 << 20])
+def test_a_second_list_in_a_file_is_not_passed_over(
+    between: str, chunk: int, tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
+    one = json.dumps([conversation("a.jpg", "Soft light.")])
+    (tmp_path / "q.json").write_text(f"{one}{between}\n")
+    assert len(read(Source("q-instruct", tmp_path / "q.json", images))[0]) == 1
+    (tmp_path / "q.json").write_text(f"{one}{between}{one}")
+    with pytest.raises(TrainingError, match="goes on after the end of its list"):
         read(Source("q-instruct", tmp_path / "q.json", images))
 
 

@@ -47,8 +47,8 @@ class Candidate:
 
 
 def hash_of(text: str) -> str:
-    """SHA-256 of a text in UTF-8, hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of a text in UTF-8, hexadecimal; a table in JSON may hold halves of characters, too."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def candidate_lines(candidates: Iterable[Candidate]) -> Iterator[bytes]:
@@ -71,7 +71,7 @@ def read_candidates(path: Path) -> list[Candidate]:
                 if seen.setdefault(row["id"], number) != number:
                     raise ValueError(f"lines {seen[row['id']]} and {number} have the same id {row['id']!r}")
                 candidates.append(Candidate(**{k: row[k] for k in types}))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TrainingError(f"{path} is no file of candidates: {error}. Make it with declip i2t filter.") from error
     if not candidates:
         raise TrainingError(f"{path} holds no candidates. Make it again with declip i2t filter.")

@@ -127,7 +127,7 @@ def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TrainingError(f"line {number} of {path} is not JSON: {error}. Repair or remove it.") from error
         if not isinstance(row, dict):
             raise TrainingError(f"line {number} of {path} is not a JSON object. Repair or remove it.")

@@ -35,14 +35,20 @@ def read_comments(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
         if not comments:
             tally.add("file without comments", name)
         for comment in comments:
-            yield name, f"{name.removesuffix('.json')}.jpg", comment
+            if comment is None:
+                tally.add("comment that is no text", name)
+            else:
+                yield name, f"{name.removesuffix('.json')}.jpg", comment
 
 
-def _comments(content: Any) -> list[str]:
-    if not isinstance(content, dict):
-        return []
-    found: list[Any] = next((content[f] for f in _FIELDS if isinstance(content.get(f), list) and content[f]), [])
-    return [text for text in map(_text, found) if text is not None]
+def _comments(content: Any) -> list[str | None]:
+    """The comments of the first field that holds any; None for one that is no text."""
+    for field in _FIELDS if isinstance(content, dict) else ():
+        found = content.get(field)
+        comments = [_text(one) for one in found] if isinstance(found, list) else []
+        if any(comment is not None for comment in comments):
+            return comments
+    return []
 
 
 def _text(comment: Any) -> str | None:

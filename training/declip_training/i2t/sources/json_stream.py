@@ -20,7 +20,7 @@ def json_objects(path: Path, tally: Tally) -> Iterator[tuple[str, dict[str, Any]
     """Yield (where, object) for every object of a JSON array, or of JSON Lines where the name ends in .jsonl.
 
     Elements that are no objects, and lines that are no JSON, are counted in ``tally``. Raises TrainingError for a
-    file that cannot be read and for an array that is damaged or ends too early.
+    file that cannot be read and for an array that is damaged, ends too early, or is not all there is in the file.
     """
     try:
         with path.open(encoding="utf-8-sig") as stream:
@@ -56,6 +56,11 @@ def _elements(stream: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
     while True:
         place = _skip(text, place, _BLANK + ",")
         if place < len(text) and text[place] == "]":
+            rest = text[place + 1 :] or stream.read(_CHUNK)
+            while rest and not rest.strip(_BLANK):
+                rest = stream.read(_CHUNK)
+            if rest:
+                raise TrainingError(f"{path} goes on after the end of its list. Put all entries into one list.")
             return
         try:
             if place == len(text):

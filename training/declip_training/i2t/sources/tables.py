@@ -28,8 +28,9 @@ def read_table(
         if not isinstance(found, str) or not found.strip():
             tally.add("row without an image", where)
         else:
-            label = str(row.get(kind) or "") if kind is not None else ""
-            yield where, found, description if isinstance(description, str) else "", label
+            label = None if kind is None else row.get(kind)
+            described = description if isinstance(description, str) else ""
+            yield where, found, described, "" if label is None else str(label)
     if missing := sorted(wanted - seen):
         raise TrainingError(
             f"{path} has no column {missing[0]!r}. Name the columns with --image-column, --text-column."
