@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,25 +18,33 @@ if TYPE_CHECKING:
 def dry_run_report(
     candidates: list[Candidate],
     journal_path: Path,
+    settings: dict[str, Any],
     judging: Judge,
     prompt: Prompt,
     attempts: int,
-    max_side: int,
     workers: int,
     image_tokens: int | None,
     prices: tuple[float | None, float | None],
 ) -> None:
-    """Print what asking for all that is missing will take, and the assumptions."""
+    """Print what asking for all that is missing will take, and the assumptions.
+
+    ``settings`` are the journal's, with ``model`` None where it is not named. Raises TrainingError where the run
+    would be refused for its journal.
+    """
     from declip_training.i2t.estimate import estimate
-    from declip_training.i2t.journal import Reply, read_journal
+    from declip_training.i2t.journal import Reply, read_journal, require_settings
     from declip_training.i2t.judging import pending
 
-    replies = read_journal(journal_path)[1] if journal_path.is_file() else []
+    head, replies, _ = read_journal(journal_path) if journal_path.is_file() else (None, [], 0)
+    if head is not None:
+        require_settings(journal_path, head, {name: value for name, value in settings.items() if value is not None})
     by_id: dict[str, list[Reply]] = {}
     for reply in replies:
         by_id.setdefault(reply.id, []).append(reply)
     waiting = pending(candidates, by_id, judging, attempts)
-    found = estimate(waiting, replies, prompt, max_side=max_side, workers=workers, image_tokens=image_tokens)
+    found = estimate(
+        waiting, replies, prompt, max_side=settings["max_side"], workers=workers, image_tokens=image_tokens
+    )
     click.echo(f"candidates      {len(candidates):>14,}")
     click.echo(f"requests        {found.requests:>14,}")
     click.echo(f"tokens sent     {found.tokens_in:>14,}")

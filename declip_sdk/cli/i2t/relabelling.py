@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from declip_training.i2t.endpoint import ResponseFormat
     from declip_training.i2t.relabel import Outcome, SetAside
 
+_OURS = {"messages", "model", "n", "stream"}
+"""Parts of a request that the journal names, or without which its answer could not be read."""
+
 
 @click.command("relabel", short_help="Have a model write both descriptions.")
 @click.argument("candidates_file", metavar="CANDIDATES", type=FILE)
@@ -119,13 +122,16 @@ def relabel(
     journal_path = journal_file or output.with_suffix(".journal.jsonl")
     rejects_path = rejects_file or output.with_suffix(".rejects.jsonl")
     for place in (output, journal_path, rejects_path):
-        require_output(place, candidates_file)
+        require_output(place, candidates_file, prompt_file, vocabulary)
+    if len({place.resolve() for place in (output, journal_path, rejects_path)}) < 3:
+        raise UsageError("table, journal and rejects are three files. Name others with -o, --journal, --rejects.")
     judging = judge(vocabulary, limits, max_words)
     prompt = Prompt.read(prompt_file)
     candidates = read_candidates(candidates_file)[:first]
+    settings = {"model": model, "prompt_sha256": prompt.sha256, "max_side": max_side}
     if dry_run:
         prices = (price_in, price_out)
-        dry_run_report(candidates, journal_path, judging, prompt, attempts, max_side, workers, image_tokens, prices)
+        dry_run_report(candidates, journal_path, settings, judging, prompt, attempts, workers, image_tokens, prices)
         return
     if base_url is None or model is None:
         raise UsageError("no endpoint. Name it with --base-url and --model, or estimate with --dry-run.")
@@ -143,12 +149,11 @@ def relabel(
         ),
         stop,
     )
-    settings = {"model": model, "prompt_sha256": prompt.sha256, "max_side": max_side}
     with writing(journal_path), Journal(journal_path, settings) as journal:
         if journal.cut:
             say(f"the last line of {journal_path} was cut off; one reply is asked for again")
         if held := sum(len(replies) for replies in journal.replies.values()):
-            say(f"{held:,} {'reply' if held == 1 else 'replies'} in {journal_path} from before")
+            say(f"{_replies(held)} in {journal_path} from before")
         with advancing("relabelling", len(candidates)) as advance:
             outcome = run(
                 candidates,
@@ -183,9 +188,14 @@ def _key(variable: str | None) -> str | None:
     """Nothing is sent unless its variable is named: a key for one endpoint is no other one's business."""
     if variable is None:
         return None
-    if not os.environ.get(variable):
+    key = os.environ.get(variable, "").strip()  # a key read from a file often ends with a line end
+    if not key:
         raise UsageError(f"--key-variable {variable}: there is no such environment variable, or it is empty. Set it.")
-    return os.environ[variable]
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            f"--key-variable {variable}: its value is no key, it holds more than plain characters. Correct it."
+        )
+    return key
 
 
 def _extra(text: str | None) -> dict[str, Any]:
@@ -195,6 +205,8 @@ def _extra(text: str | None) -> dict[str, Any]:
         raise UsageError(f"--extra is no JSON: {error}. Quote it for the shell: '{{\"temperature\": 0.2}}'.") from error
     if not isinstance(extra, dict):
         raise UsageError("--extra is no JSON object. Write it as in '{\"temperature\": 0.2}'.")
+    if ours := sorted(extra.keys() & _OURS):
+        raise UsageError(f"--extra sets {ours[0]!r}, which is ours to set. Leave it out.")
     return extra
 
 
@@ -221,12 +233,16 @@ def _reject(one: SetAside) -> dict[str, Any]:
     }
 
 
+def _replies(number: int) -> str:
+    return f"{number:,} {'reply' if number == 1 else 'replies'}"
+
+
 def _report(outcome: Outcome, candidates: int, output: Path, rejects_path: Path) -> None:
     for reason, number in outcome.reasons().most_common():
         say(f"set aside {number:,} x: {reason}")
     if outcome.asked:
         tokens = f", {outcome.tokens_in:,} tokens sent, {outcome.tokens_out:,} written" if outcome.tokens_in else ""
-        say(f"{outcome.asked:,} replies in this run{tokens}")
+        say(f"{_replies(outcome.asked)} in this run{tokens}")
     if outcome.set_aside:
         again = f", {len(outcome.unanswered()):,} of them to be asked again by the same command" * bool(
             outcome.unanswered()

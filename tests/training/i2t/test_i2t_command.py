@@ -199,8 +199,15 @@ def test_the_key_is_the_one_that_is_named(file: Path, capfd: Any, monkeypatch: p
         assert server.seen[0].headers["authorization"] == "Bearer secret"
         assert run(arguments(file, server, "--key-variable", "NO_KEY")) == 2
         assert "there is no such environment variable" in capfd.readouterr().err
-        assert run(arguments(file, server, "--first", "2")) == 0
-    assert "private" not in server.seen[1].headers["authorization"]
+        monkeypatch.setenv("MY_KEY", "s\u00e9cret")
+        assert run(arguments(file, server, "--key-variable", "MY_KEY")) == 2
+        assert "its value is no key" in capfd.readouterr().err
+        monkeypatch.setenv("MY_KEY", "secret\n")  # as from a file
+        assert run(arguments(file, server, "--first", "2", "--key-variable", "MY_KEY")) == 0
+        assert server.seen[1].headers["authorization"] == "Bearer secret"
+        assert run(arguments(file, server, "--first", "3")) == 0
+    assert "private" not in server.seen[2].headers["authorization"]
+    assert "secret" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -208,6 +215,8 @@ def test_the_key_is_the_one_that_is_named(file: Path, capfd: Any, monkeypatch: p
     [
         (["--extra", "{x"], "--extra is no JSON"),
         (["--extra", "[1]"], "--extra is no JSON object"),
+        (["--extra", '{"stream": true}'], "--extra sets 'stream'"),
+        (["--extra", '{"model": "other"}'], "--extra sets 'model'"),
         (["--decoupling", "x=1"], "there is no limit 'x'. Use one of: perceptual_minimum"),
         (["--decoupling", "perceptual_terms=a"], "give a number"),
         (["--base-url", "localhost"], "'localhost' is no address"),
@@ -224,6 +233,39 @@ def test_wrong_use_is_one_message(more: list[str], message: str, file: Path, cap
     assert message in told
     assert told.count("\n") == 1
     assert not server.seen
+
+
+@pytest.mark.parametrize(("option", "other"), [("--rejects", "--journal"), ("--journal", "--output")])
+def test_what_was_paid_for_is_not_overwritten(option: str, other: str, file: Path, tmp_path: Path, capfd: Any) -> None:
+    with chat_server() as server:
+        assert (
+            run(arguments(file, server, option, str(tmp_path / "x.parquet"), other, str(tmp_path / "x.parquet"))) == 2
+        )
+    assert "are three files" in capfd.readouterr().err
+    assert not server.seen
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--vocabulary"])
+def test_what_is_read_is_not_overwritten(option: str, file: Path, tmp_path: Path, capfd: Any) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("<<<\n{text}\n>>>")
+    with chat_server() as server:
+        assert run(arguments(file, server, option, str(mine), "--rejects", str(mine))) == 2
+    assert "mine.txt is read, so it will not be overwritten" in capfd.readouterr().err
+    assert mine.exists()
+
+
+def test_a_dry_run_is_refused_where_the_run_would_be(file: Path, tmp_path: Path, capfd: Any) -> None:
+    dry = ["i2t", "relabel", str(file), "-o", str(tmp_path / "t.parquet"), "--dry-run"]
+    with chat_server() as server:
+        assert run(arguments(file, server)) == 0
+    assert run(dry) == 0
+    assert run([*dry, "--model", "m"]) == 0
+    capfd.readouterr()
+    assert run([*dry, "--model", "other"]) == 2
+    assert "was begun with another model" in capfd.readouterr().err
+    assert run([*dry, "--max-side", "99"]) == 2
+    assert "was begun with another max side" in capfd.readouterr().err
 
 
 def test_another_model_needs_another_journal(file: Path, tmp_path: Path, capfd: Any) -> None:

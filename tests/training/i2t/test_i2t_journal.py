@@ -78,6 +78,27 @@ def test_another_file_is_no_journal(head: str, tmp_path: Path) -> None:
         Journal(tmp_path / "j", SETTINGS)
 
 
+@pytest.mark.parametrize("content", ['{"precious": 1}', "notes", '{"journal": '[:-1] + "s"])
+def test_another_file_without_a_line_end_is_left_alone(content: str, tmp_path: Path) -> None:
+    (tmp_path / "j").write_text(content)
+    with pytest.raises(TrainingError, match="is no journal, so it is left alone"):
+        Journal(tmp_path / "j", SETTINGS)
+    assert (tmp_path / "j").read_text() == content
+
+
+def test_a_lock_that_the_file_system_does_not_know_is_not_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def unsupported(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with pytest.raises(OSError, match="not supported"):
+        Journal(tmp_path / "j", SETTINGS)
+
+
 def test_two_runs_cannot_share_it(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom declip_training.i2t.journal import Journal\n"

@@ -68,6 +68,10 @@ def test_all_is_well(candidates: list[Candidate], judge: Judge, tmp_path: Path) 
     assert [r.image_sha256 for r in made] == [file_sha256(Path(c.image)) for c in candidates]
     elsewhere = tmp_path / "elsewhere" / "t.parquet"
     assert [r.image for r in records(elsewhere, candidates, outcome)] == [c.image for c in candidates]
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere.write_bytes(b"")
+    (tmp_path / "link.parquet").symlink_to(elsewhere)  # a table takes the place of the link, not of its file
+    assert [r.image for r in records(tmp_path / "link.parquet", candidates, outcome)] == [r.image for r in made]
 
 
 def test_the_request_is_what_the_protocol_says(tmp_path: Path, candidates: list[Candidate], judge: Judge) -> None:
@@ -122,6 +126,9 @@ def test_a_rate_limit_makes_every_worker_wait(candidates: list[Candidate], judge
         ({"retry-after-ms": "300"}, 90.0),
         ({"Retry-After": "0.3"}, 90.0),
         ({"Retry-After": "in two seconds"}, 0.3),
+        ({"Retry-After": "0"}, 0.3),
+        ({"retry-after-ms": "0"}, 0.3),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.3),
         ({}, 0.3),
     ],
 )
@@ -172,6 +179,7 @@ BROKEN = {
     "a page of a proxy": Response(body=b"<html>busy</html>", headers={"Content-Type": "text/html"}),
     "JSON of something else": Response(body=b'{"hello": 1}'),
     "no choices": Response(body=b'{"choices": []}'),
+    "choices that are no list": Response(body=b'{"choices": {"a": 1}}'),
     "choices of another type": Response(body=b'{"choices": [{"message": {"content": [1]}, "finish_reason": 3}]}'),
     "null": Response(body=b"null"),
     "an empty body": Response(body=b""),
@@ -300,6 +308,17 @@ def test_a_reply_that_is_not_acceptable_is_asked_again_with_the_reason_then_set_
     assert again.asked == 0  # paid for already
     assert again.set_aside == outcome.set_aside
     assert again.accepted == outcome.accepted
+
+
+def test_half_a_character_in_a_reply_does_not_end_the_asking(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    """No request can hold what the first reply does."""
+    with chat_server(first_then(Response('{"perceptual": "\ud83d", "semantic": "A dog."}'))) as server:
+        outcome, asker = run(candidates[:1], server, judge, tmp_path / "j.jsonl")
+    assert len(outcome.accepted) == 1
+    assert not asker.waits
+    assert server.seen[1].body["messages"][1]["content"] == '{"perceptual": "?", "semantic": "A dog."}'
 
 
 def test_a_reply_cut_off_at_the_token_limit_says_so(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:

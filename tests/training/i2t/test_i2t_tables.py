@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -86,6 +87,15 @@ def test_missing_columns_and_rows_are_problems_too(judge: Judge, tmp_path: Path)
     assert check_table(tmp_path / "t.parquet", judge)[1].counts == {"no rows": 1}
     with pytest.raises(TrainingError, match="does not exist"):
         check_table(tmp_path / "none.parquet", judge)
+
+
+def test_half_a_character_is_a_problem_not_a_crash(records: list[Record], judge: Judge, tmp_path: Path) -> None:
+    row = {**vars(records[0]), "source_text": "half \ud83d", "semantic": "\ud83d"}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    assert check_table(tmp_path / "t.jsonl", judge)[1].counts["source text does not match its hash"] == 1
+    (tmp_path / "t.jsonl").write_text("[" * 100_000)
+    with pytest.raises(TrainingError, match=r"line 1 of .* is not JSON"):
+        check_table(tmp_path / "t.jsonl", judge)
 
 
 def test_many_rows_are_checked_in_their_order(records: list[Record], judge: Judge, tmp_path: Path) -> None:
@@ -209,6 +219,8 @@ def test_the_journal_is_a_better_estimate(candidates: list[Candidate]) -> None:
     found = estimate(candidates, replies, Prompt.read(), max_side=45, workers=3)
     assert (found.requests, found.tokens_in, found.tokens_out) == (12, 12_000, 600)
     assert found.seconds == pytest.approx(12 * 2 / 3)
+    silent = [replace(r, tokens_in=0, tokens_out=0) for r in replies]  # an endpoint that tells no tokens
+    assert estimate(candidates, silent, Prompt.read(), max_side=45, workers=3).tokens_in > 6 * 250
 
 
 def test_a_prompt_of_ones_own(tmp_path: Path) -> None:

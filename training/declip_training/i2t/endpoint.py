@@ -193,7 +193,7 @@ def _read(completion: Any, seconds: float) -> Answer | None:
         choice = completion.choices[0]
         text = choice.message.content or getattr(choice.message, "refusal", None) or ""
         finish = choice.finish_reason or ""
-    except (AttributeError, IndexError, TypeError):
+    except (AttributeError, LookupError, TypeError):
         return None
     if not isinstance(text, str) or not isinstance(finish, str):
         return None
@@ -204,20 +204,25 @@ def _read(completion: Any, seconds: float) -> Answer | None:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server wants us to wait: a number, or a date; None where it does not say."""
+    """Seconds that the server wants us to wait: a number, or a date; None where it does not say, or says *now*.
+
+    Who asks again at once, and is told the same, has used up a hundred rate limits within a second.
+    """
     milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
     try:
         if milliseconds is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        if value is None:
+            seconds = float(milliseconds) / 1000
+        elif value is None:
             return None
-        if value.strip().replace(".", "", 1).isdigit():
-            return float(value)
-        date = parsedate_to_datetime(value)
-        date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-        return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
+        elif value.strip().replace(".", "", 1).isdigit():
+            seconds = float(value)
+        else:
+            date = parsedate_to_datetime(value)
+            date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+            seconds = (date - datetime.now(timezone.utc)).total_seconds()
     except (ValueError, TypeError):
         return None
+    return seconds if seconds > 0 else None
 
 
 def _told(error: openai.APIStatusError) -> str:

@@ -46,11 +46,11 @@ def estimate(
 ) -> Estimate:
     """Estimate the cost of asking once for each candidate that is ``waiting``.
 
-    Twenty ``replies`` of the journal or more are taken as measured: tokens, seconds, and replies per candidate.
-    Otherwise a token is 4 characters of the prompt or 28 x 28 pixels of the image (``image_tokens`` overrides), a reply
-    150 tokens and 5 seconds.
+    Twenty ``replies`` of the journal or more are taken as measured: tokens, seconds, and replies per candidate, if
+    the endpoint told the tokens. Otherwise a token is 4 characters of the prompt or 28 x 28 pixels of the image
+    (``image_tokens`` overrides), a reply 150 tokens and 5 seconds.
     """
-    known = list(replies)
+    known = [reply for reply in replies if reply.tokens_in and reply.tokens_out]
     if len(known) >= _ENOUGH:
         return _measured(waiting, known, workers)
     characters = sum(len(prompt.text(c.source_text)) for c in waiting)
@@ -64,7 +64,7 @@ def estimate(
             f"{_CHARACTERS_A_TOKEN} characters of text a token",
             f"{each:,.0f} tokens an image ({how}); models differ, --image-tokens sets it",
             f"{_ASSUMED_TOKENS_OUT} tokens and {_ASSUMED_SECONDS:g} s a reply, no reply asked twice; after "
-            f"{_ENOUGH} replies the journal's own numbers are used",
+            f"{_ENOUGH} replies that told their tokens the journal's own numbers are used",
         ),
     )
 

@@ -21,6 +21,7 @@ from typing import Any
 from declip_runtime.errors import TrainingError
 
 _VERSION = 1
+_BEGINNING = b'{"journal": '
 
 
 @dataclass(frozen=True)
@@ -93,26 +94,32 @@ class Journal:
 
     def _read(self, settings: dict[str, Any]) -> None:
         head, replies, complete = read_journal(self.path)
+        if head is not None:
+            require_settings(self.path, head, settings)
         if complete < self.path.stat().st_size:
             self.cut = True
             self._stream.truncate(complete)
         if head is None:
             self._write({"journal": _VERSION, **settings})
             return
-        other = [k for k in settings if settings[k] != head.get(k)]
-        if other:
-            names = ", ".join(name.replace("_sha256", "").replace("_", " ") for name in other)
-            raise TrainingError(
-                f"the journal {self.path} was begun with another {names}. Name another file with --journal, or go back."
-            )
         for reply in replies:
             self.replies.setdefault(reply.id, []).append(reply)
+
+
+def require_settings(path: Path, head: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise TrainingError where the journal with the first line ``head`` was begun with other ``settings``."""
+    other = [k for k in settings if settings[k] != head.get(k)]
+    if other:
+        names = ", ".join(name.replace("_sha256", "").replace("_", " ") for name in other)
+        raise TrainingError(
+            f"the journal {path} was begun with another {names}. Name another file with --journal, or go back."
+        )
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[Reply], int]:
     """The settings (None where there are none yet), the replies, and how many bytes are complete lines.
 
-    Raises TrainingError naming the line that is damaged.
+    Raises TrainingError naming the line that is damaged, and for a file that is no journal.
     """
     types: dict[str, Any] = {f.name: str for f in fields(Reply)}
     types |= {"tokens_in": int, "tokens_out": int, "seconds": (int, float)}
@@ -122,6 +129,8 @@ def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[Reply], int]:
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             if not line.endswith(b"\n"):
+                if number == 1 and line[: len(_BEGINNING)] != _BEGINNING[: len(line)]:
+                    raise TrainingError(f"{path} is no journal, so it is left alone. Name another file with --journal.")
                 break
             try:
                 row = json.loads(line)
@@ -133,7 +142,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[Reply], int]:
                     raise ValueError(f"it lacks one of {', '.join(types)}")
                 else:
                     replies.append(Reply(**{name: row[name] for name in types}))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise TrainingError(
                     f"line {number} of the journal {path} is damaged: {error}. Repair or remove that line."
                 ) from error
@@ -148,5 +157,5 @@ def _claim(stream: FileIO, path: Path) -> None:
 
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise TrainingError(f"the journal {path} is in use by another run. Wait for it, or end it.") from error

@@ -44,14 +44,17 @@ class Prompt:
         return self.template.replace(PLACE, source_text)
 
     def messages(self, source_text: str, image: str, rejected: tuple[str, str] | None = None) -> list[dict[str, Any]]:
-        """A chat for the image, a data URL. ``rejected``: the last reply and why it was not accepted."""
+        """A chat for the image, a data URL. ``rejected``: the last reply and why it was not accepted.
+
+        Halves of characters become ``?``: a reply may hold them, but no request can.
+        """
         question: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": image}},
             {"type": "text", "text": self.text(source_text)},
         ]
         chat: list[dict[str, Any]] = [{"role": "user", "content": question}]
         if rejected is not None:
-            reply, reason = rejected
+            reply, reason = (part.encode("utf-8", "replace").decode() for part in rejected)
             again = f"This cannot be used: {reason}. Answer again with one JSON object that keeps to all the rules."
             chat += [{"role": "assistant", "content": reply or "(nothing)"}, {"role": "user", "content": again}]
         return chat

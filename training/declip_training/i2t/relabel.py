@@ -212,7 +212,7 @@ class _Run:
 
 def records(table: Path, candidates: Iterable[Candidate], outcome: Outcome) -> list[Record]:
     """The accepted candidates as records of ``table``, in their order; images below its folder get relative paths."""
-    folder = table.resolve().parent
+    folder = table.parent.resolve()  # where a link stands, for the table will take its place
     made = []
     for candidate in candidates:
         if candidate.id in outcome.accepted:
