@@ -24,12 +24,15 @@ from .screen import draw, separator
 from .table import NOT_VALIDATED
 from .text import visible
 
+CARD = "model_card"  # key in an engine's provenance: Markdown
+
 
 @click.command("info")
 @engine_argument(required=False)
 @click.option("--license", "license_", is_flag=True, help="Print the full licence of the weights.")
+@click.option("--card", is_flag=True, help="Print the model card: data, numbers, limits.")
 @click.option("--format", "format_", type=click.Choice(("text", "json")), default="text", show_default=True)
-def command(engine: str | None, license_: bool, format_: str) -> None:
+def command(engine: str | None, license_: bool, card: bool, format_: str) -> None:
     """Show what ENGINE scores, how each score was validated, and what runs it on this machine.
 
     Without ENGINE: the bundled one.
@@ -38,6 +41,8 @@ def command(engine: str | None, license_: bool, format_: str) -> None:
     if license_:
         licence = file.manifest.license
         click.echo(f"{licence.name}\n\n{licence.text}" if licence else "the engine states no licence")
+    elif card:
+        click.echo(file.manifest.provenance.get(CARD) or "the engine has no model card")
     elif format_ == "json":
         click.echo(json.dumps(_as_json(file), indent=2))
     else:
@@ -109,6 +114,7 @@ def _facts(file: EngineFile) -> Table:
         "plans": ", ".join(f"{p.entry} ({p.device_name})" for p in manifest.plans),
         "created": " by ".join(filter(None, (manifest.created, manifest.producer))),
         "licence": licence,
+        "card": "data, numbers and limits: --card" if CARD in manifest.provenance else "",
     }
     grid = _grid()
     for name, value in facts.items():

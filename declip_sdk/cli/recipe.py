@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    from declip_runtime.manifest import ScoreSpec
 
 
 @click.group("recipe")
@@ -32,8 +28,9 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, note: st
 
     DATA holds clones of nisarahmedrana/BIQ2021 (as BIQ2021), imazen/codec-corpus (codec-corpus), BIDS/BSDS500
     (BSDS500), EliSchwartz/imagenet-sample-images (imagenet-sample), and flickr8k with data/images from
-    RlNZLER/Image-Text-Matching at ae2cf6e and Flickr8k_text/Flickr8k.token.txt. A run that was stopped goes on where
-    it stopped when the same command is given again.
+    RlNZLER/Image-Text-Matching at ae2cf6e and Flickr8k_text/Flickr8k.token.txt; for judging only,
+    csjunxu/PolyU-Real-World-Noisy-Images-Dataset (polyu). A run that was stopped goes on where it stopped when the same
+    command is given again.
     """
     from dataclasses import replace
 
@@ -41,37 +38,63 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, note: st
     from declip_runtime.engine_file import EngineFile
     from declip_runtime.manifest import License, Validation
     from declip_training.evaluation.biq2021 import append_ledger, evaluate_engine
+    from declip_training.evaluation.judges import judge_engine, to_markdown
     from declip_training.pretrain import PretrainConfig
-    from declip_training.recipes.nano import Nano
+    from declip_training.recipes.nano import Nano, NanoResult
+    from declip_training.recipes.nano_card import model_card
     from declip_training.recipes.nano_data import Sources
 
     config = PretrainConfig() if steps is None else replace(PretrainConfig(), steps=steps)
     result = Nano(data, out, config, lambda line: click.echo(line, err=True)).run()
     licence = resources.files("declip_runtime").joinpath("models/MODEL_LICENSE").read_text(encoding="utf-8")
 
-    def export(scores: tuple[ScoreSpec, ...]) -> EngineFile:
+    def export(made: NanoResult, card: str = "") -> EngineFile:
         return export_engine(
-            result.declip,
-            result.preprocess,
-            scores,
+            made.declip,
+            made.preprocess,
+            made.scores,
             out / "declip-nano.engine",
-            parity_images=result.photos,
+            parity_images=made.photos,
             name="declip-nano",
             license=License("DeCLIP-nano research and benchmarking licence", licence),
-            provenance={"recipe": "declip recipe nano", "card": result.card},
+            provenance={"recipe": "declip recipe nano", "card": made.card} | ({"model_card": card} if card else {}),
         )
 
-    engine = export(result.scores)
+    sources = Sources(data)
+    engine = export(result)
+    click.echo("judging by ladders and cameras that training does not know", err=True)
+    judgement = judge_engine(engine.path, sources)
+    selective = [a.name for a in judgement.selectivity.attributes if a.validated]
+    offered = ["quality", *selective]
+    if dropped := [spec.name for spec in result.scores if spec.name not in offered]:
+        click.echo(f"not offered, because other ladders move them too: {', '.join(dropped)}", err=True)
+        result = result.offering(offered)
+        engine = export(result)
+        judgement = judge_engine(engine.path, sources)
+    (out / "judges.md").write_text(to_markdown(judgement), encoding="utf-8")
     click.echo("judging on BIQ2021 Test and on ladders of unseen photos", err=True)
-    row = evaluate_engine(engine.path, Sources(data), score="quality")
+    row = evaluate_engine(engine.path, sources, score="quality")
     append_ledger(ledger or out / "biq2021_test.csv", row, note)
-    judged = Validation(
-        "BIQ2021 Test without near-duplicates",
-        float(row["mean"]),
-        int(row["n_unique"]),
-        "mean of the three subsets' SRCC",
-    )
-    engine = export((replace(result.scores[0], validated=judged),))  # the same engine.id: a note decides no score
+    validated = {
+        "quality": Validation(
+            "BIQ2021 Test without near-duplicates",
+            float(row["mean"]),
+            int(row["n_unique"]),
+            "mean of the three subsets' SRCC",
+        ),
+        **{
+            attribute.name: Validation(
+                "ladders of known strength, no opinions",
+                round(min(attribute.ranks.values()), 4),
+                judgement.n_photos,
+                "the score follows them and no other ladder as far",
+            )
+            for attribute in judgement.selectivity.attributes
+        },
+    }
+    specs = tuple(replace(spec, validated=validated[spec.name]) for spec in result.scores)
+    # the same engine.id: notes and card decide no score
+    engine = export(replace(result, scores=specs), model_card(result.card["validation"], row, specs))
     for name, value in row.items():
         click.echo(f"{name:22} {value}", err=True)
     click.echo(f"{engine.path} ({engine.path.stat().st_size / 1e6:.1f} MB), id {engine.id}")

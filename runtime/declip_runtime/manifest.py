@@ -61,7 +61,10 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Validation:
-    """On which data a score was compared with people, and how well it agreed (``srcc`` in -1..1, ``n`` images)."""
+    """What a score was compared with, and how well it agreed (``srcc`` in -1..1, ``n`` images).
+
+    ``dataset`` is one of people's opinions, or says that it holds none: ladders of known strength, for attributes.
+    """
 
     dataset: str
     srcc: float
@@ -95,7 +98,7 @@ class CalibrationCurve:
 class ScoreSpec:
     """One named score: the mean over its antonym pairs of eq. 8, ``kind`` says what more of it means.
 
-    ``validated`` is None where nobody compared the score with people; ``calibration`` None leaves it raw.
+    ``validated`` is None where nobody compared the score with anything; ``calibration`` None leaves it raw.
     """
 
     name: str

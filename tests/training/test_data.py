@@ -109,7 +109,7 @@ def test_ladders_show_what_the_tower_sees(kind: str, stored: bool, photos: np.nd
         return np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC))
 
     photo = photos[-1]  # 64 x 64
-    rungs = ladder(photo, 32, kind, (0.3, 0.9), 5, stored=stored)
+    rungs = ladder(photo, 32, DISTORTIONS[kind], (0.3, 0.9), 5, stored=stored)
     assert np.array_equal(rungs[0], scaled(photo))
     rng = np.random.default_rng(5)
     expected = scaled(distort(photo, kind, 0.9, rng)) if stored else distort(scaled(photo), kind, 0.9, rng)

@@ -130,7 +130,7 @@ class BatchSource:
         for row, kind in zip(severities, kinds, strict=True):
             row[1:] = _graded(rng)
             window, seed = self._window(crop, rng), int(rng.integers(2**32))
-            images += ladder(window, crop, kind, row[1:], seed, stored=kind in shape.stored)
+            images += ladder(window, crop, DISTORTIONS[kind], row[1:], seed, stored=kind in shape.stored)
         count = shape.captioned + shape.extra_captions
         chosen = rng.choice(len(self._captions), count, replace=False)
         cut = round(crop * self._relative(self._captioned_pixels))

@@ -135,7 +135,7 @@ def distort(pixels: Pixels, kind: str, severity: float, rng: np.random.Generator
 
 
 def ladder(
-    window: Pixels, side: int, kind: str, severities: Iterable[float], seed: int, *, stored: bool
+    window: Pixels, side: int, change: Distortion, severities: Iterable[float], seed: int, *, stored: bool
 ) -> list[Pixels]:
     """Clean picture first, then one for each severity, as the tower sees them: uint8 [side, side, 3].
 
@@ -144,7 +144,7 @@ def ladder(
     afterwards, or pixels of what the tower sees.
     """
     clean = window if stored else scaled(window, side)
-    rungs = [clean, *(distort(clean, kind, float(s), np.random.default_rng(seed)) for s in severities)]
+    rungs = [clean, *(change(clean, float(s), np.random.default_rng(seed)) for s in severities)]
     return [scaled(r, side) for r in rungs] if stored else rungs
 
 

@@ -6,6 +6,7 @@ where it stopped. Choices (projector step, prompts) are made on a validation spl
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
+from declip_training.attributes import attribute_loss, percentiles, selectivity
 from declip_training.calibration import fit_calibration
 from declip_training.coop import CoopConfig, Loss, learn_context
+from declip_training.data.attributes import ATTRIBUTES
 from declip_training.data.batches import BatchShape, BatchSource
 from declip_training.data.descriptions import ANTONYMS
 from declip_training.data.distortions import DISTORTIONS, ladder
@@ -40,6 +43,7 @@ from declip_training.model.tower import Tokenizer, load_clip
 from declip_training.objective import split_images
 from declip_training.pretrain import PretrainConfig, pretrain
 from declip_training.projectors import ProjectorConfig, train_projectors
+from declip_training.recipes.nano_attributes import LadderFeatures, ladder_features
 from declip_training.recipes.nano_data import LADDER_SIDES, SIDE, Banks, Sources, prepare
 
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
@@ -64,7 +68,9 @@ BANK_SHAPE = BatchShape(
 BANK_BATCHES = 320
 BANK_CROPS = (336,)
 LADDER_PHOTOS = 20
+ATTRIBUTE_PHOTOS = 100  # from each bank of clean photos
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
+SELECTIVE = 0.95
 WORTHWHILE = 0.002  # less than this and prompts that a person can read are worth more
 READABLE = "readable words"
 SEVERAL = "five readable pairs"
@@ -85,6 +91,14 @@ class NanoResult:
     scores: tuple[ScoreSpec, ...]
     card: dict[str, Any]
     photos: npt.NDArray[np.uint8]
+
+    def offering(self, names: Sequence[str]) -> NanoResult:
+        """The same with the scores of these names only."""
+        kept = [k for k, spec in enumerate(self.scores) if spec.name in names]
+        declip = copy.deepcopy(self.declip)
+        pairs = self.declip.averaging[:, kept].sum(dim=1) > 0
+        declip.direction, declip.averaging = declip.direction[pairs], declip.averaging[pairs][:, kept]
+        return replace(self, declip=declip, scores=tuple(self.scores[k] for k in kept))
 
 
 @dataclass(frozen=True)
@@ -119,16 +133,18 @@ class Nano:
         bank = self.feature_bank(clip, preprocess)
         checkpoint = self.projectors(clip, tokenizer, bank, features, scale)
         prompts, card = self.prompts(clip, tokenizer, bank, features, checkpoint.perceptual, scale)
+        attributes, card["attributes"] = self.attributes(clip, tokenizer, preprocess, checkpoint.perceptual, scale)
+        prompts = replace(prompts, scores=(*prompts.scores, *attributes))
         save_projectors(self.out / "declip-nano.safetensors", replace(checkpoint, prompts=prompts))
         declip = DeCLIP.from_clip(clip, tokenizer, prompts, checkpoint.perceptual, checkpoint.semantic)
         with torch.no_grad():
-            raw = declip.scores(F.normalize(checkpoint.perceptual(features.rated), dim=-1))[:, 0].numpy()
-        spec = replace(
-            prompts.scores[0].spec,
-            calibration=fit_calibration(raw, self.mos, "BIQ2021 Train, validation split"),
-        )
+            raw = declip.scores(F.normalize(checkpoint.perceptual(features.rated), dim=-1)).numpy()
+        split = "BIQ2021 Train, validation split"
+        curves = [fit_calibration(raw[:, 0], self.mos, split)]
+        curves += [fit_calibration(column, percentiles(column), f"rank in {split}") for column in raw.T[1:]]
+        specs = tuple(replace(s, calibration=c) for s, c in zip(prompts.specs(), curves, strict=True))
         (self.out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        return NanoResult(declip, preprocess, (spec,), card, np.array(self.banks.validation[:16]))
+        return NanoResult(declip, preprocess, specs, card, np.array(self.banks.validation[:16]))
 
     def tower(self) -> tuple[nn.Module, Tokenizer, Preprocess]:
         """Pre-trained tower and text tower (moving average), frozen."""
@@ -164,7 +180,7 @@ class Nano:
             for seed, photo in enumerate([*best, *self.sources.validation]):
                 for side, kind in product(LADDER_SIDES, DISTORTIONS):
                     file = load_square(photo, side)
-                    rungs = np.stack(ladder(file, SIDE, kind, LADDER_SEVERITIES, seed, stored=True))
+                    rungs = np.stack(ladder(file, SIDE, DISTORTIONS[kind], LADDER_SEVERITIES, seed, stored=True))
                     ladders.append(tower_features(visual, rungs, preprocess.mean, preprocess.std))
             rated = tower_features(visual, self.banks.validation, preprocess.mean, preprocess.std)
             save_file({"rated": rated, "ladders": torch.stack(ladders)}, path)
@@ -257,6 +273,48 @@ class Nano:
             ),
         )  # fmt: skip
         return PromptSet((ScorePrompts(spec, context if chosen == COOP else None),), scale), card
+
+    def attributes(
+        self,
+        clip: nn.Module,
+        tokenizer: Tokenizer,
+        preprocess: Preprocess,
+        perceptual: Projector,
+        scale: float,
+    ) -> tuple[tuple[ScorePrompts, ...], dict[str, Any]]:
+        """Prompts of the attributes that Kodak's ladders prove selective, and how selective each one was."""
+        fit, validation = self._attribute_ladders(clip, preprocess)
+        seen, unseen = fit.through(perceptual), validation.through(perceptual)
+        offered, card = [], {}
+        for attribute in ATTRIBUTES:
+            context = learn_context(
+                clip, tokenizer, [attribute.pair], CoopConfig(), attribute_loss(seen, attribute, scale),
+                lambda pairs, a=attribute: selectivity(unseen, a, pairs, scale)["choice"],  # type: ignore[misc]
+                self._log(f"attribute-{attribute.name}"),
+            )  # fmt: skip
+            pair = encode_texts(clip, tokenizer, attribute.pair, context)
+            reached = selectivity(unseen, attribute, pair[None], scale)
+            card[attribute.name] = {k: round(v, 4) for k, v in reached.items()}
+            if reached["own"] >= SELECTIVE and reached["strays"] < reached["moved"]:
+                spec = ScoreSpec(attribute.name, attribute.kind, (attribute.pair,), attribute.description)
+                offered.append(ScorePrompts(spec, context))
+        return tuple(offered), card
+
+    def _attribute_ladders(self, clip: nn.Module, preprocess: Preprocess) -> tuple[LadderFeatures, LadderFeatures]:
+        """Ladders to learn from (clean photos) and to choose by (Kodak's, from larger and from smaller files)."""
+        visual: nn.Module = clip.visual  # type: ignore[assignment]
+        tower = tower_sha256(visual)[:12]
+        rng = np.random.default_rng(self.config.seed)
+        picked = [b[i] for b in self.banks.clean for i in np.sort(rng.choice(len(b), ATTRIBUTE_PHOTOS, replace=False))]
+        held = [load_square(photo, side) for photo in self.sources.validation for side in LADDER_SIDES]
+
+        def build(windows: Sequence[npt.NDArray[np.uint8]], name: str) -> LadderFeatures:
+            def encode(pixels: npt.NDArray[np.uint8]) -> Tensor:
+                return tower_features(visual, pixels, preprocess.mean, preprocess.std)
+
+            return ladder_features(windows, SIDE, encode, self.out / f"{name}-{tower}.safetensors", self.report)
+
+        return build(picked, "attributes"), build(held, "attributes-validation")
 
     def _source(self, shape: BatchShape) -> BatchSource:
         b = self.banks

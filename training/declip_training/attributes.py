@@ -1,0 +1,121 @@
+"""Prompts for attributes: words and a learned context that follow one attribute of a photo and no other.
+
+CoOp (arXiv 2503.02206, its ref. [66]) on ladders instead of opinions: nobody rated these attributes on our photos, but
+how a ladder moves them is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import stats
+from torch import Tensor
+from torch.nn import functional as F
+
+from .coop import Loss
+from .data.attributes import Attribute
+from .data.distortions import Pixels
+from .losses import antonym_logit, plcc_loss
+
+MARGIN = 4.0
+STILLNESS = 0.5
+
+
+@dataclass(frozen=True)
+class ChangeLadders:
+    """Ladders through the frozen tower and the perceptual projector.
+
+    ``embedded`` float32 [L, R, D] normalised, untouched photo first; ``kinds`` [L] are keys of CHANGES;
+    ``severities`` float32 [R] from 0; ``measured`` has float32 [L] for each attribute measured on the untouched photos.
+    """
+
+    embedded: Tensor
+    kinds: npt.NDArray[np.str_]
+    severities: Tensor
+    measured: Mapping[str, Tensor]
+
+    def direction(self, attribute: Attribute) -> Tensor:
+        """1, -1 or 0 of each ladder [L]: where it moves ``attribute``."""
+        return torch.tensor([float(attribute.moved_by.get(str(kind), 0)) for kind in self.kinds])
+
+
+def measure(pixels: Pixels) -> dict[str, float]:
+    """What arithmetic can say of a photo uint8 [H, W, 3]: brightness (mean), contrast (standard deviation), and
+    colorfulness (Hasler and Suesstrunk 2003), in units of 255."""
+    red, green, blue = (pixels[..., c].astype(np.float64) / 255 for c in range(3))
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
+    first, second = red - green, 0.5 * (red + green) - blue
+    colour = np.hypot(first.std(), second.std()) + 0.3 * np.hypot(first.mean(), second.mean())
+    return {"brightness": float(grey.mean()), "contrast": float(grey.std()), "colorfulness": float(colour)}
+
+
+def attribute_loss(
+    ladders: ChangeLadders, attribute: Attribute, scale: float, *, batch: int = 160, seed: int = 17
+) -> Loss:
+    """What the embedded pair of ``attribute`` must satisfy, on ``batch`` of its own ladders and as many others.
+
+    Its own ladders move the logit in their direction, from photo to photo too; other ladders leave it where it is;
+    untouched photos come in the order of what is measured, where something is.
+    """
+    direction = ladders.direction(attribute)
+    own, others = (torch.nonzero(mask).flatten() for mask in (direction != 0, direction == 0))
+    steps = ladders.severities.diff()
+    measured = ladders.measured.get(attribute.name)
+
+    def loss(pairs: Tensor, step: int) -> Tensor:
+        rng = np.random.default_rng((seed, step))
+        moving = own[rng.choice(len(own), min(batch, len(own)), replace=False)]
+        still = others[rng.choice(len(others), min(batch, len(others)), replace=False)]
+        sign = direction[moving, None]
+        logit = antonym_logit(ladders.embedded[moving].flatten(0, 1), pairs[0], scale).view(len(moving), -1)
+        calm = antonym_logit(ladders.embedded[still].flatten(0, 1), pairs[0], scale).view(len(still), -1)
+        rising = F.relu(MARGIN * steps - sign * logit.diff()).mean()
+        across = plcc_loss(logit.flatten(), (sign * ladders.severities).flatten())
+        total = 4 * rising + across + STILLNESS * (calm - calm[:, :1]).square().mean()
+        if measured is not None:
+            total = total + plcc_loss(torch.cat([logit[:, 0], calm[:, 0]]), measured[torch.cat([moving, still])])
+        return total
+
+    return loss
+
+
+@torch.no_grad()
+def selectivity(ladders: ChangeLadders, attribute: Attribute, pairs: Tensor, scale: float) -> dict[str, float]:
+    """How well the embedded pair follows ``attribute`` and it alone.
+
+    ``own`` is the least mean Spearman correlation (in its direction) of the kinds that move it. ``moved`` is the least
+    mean change that one of these kinds makes over the whole ladder, ``strays`` the greatest that any other makes, both
+    in standard deviations of the untouched photos' logit. ``choice`` is what to maximise.
+    """
+    logit = antonym_logit(ladders.embedded.flatten(0, 1), pairs[0], scale).view(len(ladders.kinds), -1).numpy()
+    spread = float(logit[:, 0].std()) + 1e-6
+    order = np.arange(logit.shape[1])
+    spearman, own, others = [], [], []
+    for kind in dict.fromkeys(ladders.kinds):
+        rows = logit[ladders.kinds == kind]
+        change = float((rows[:, -1] - rows[:, 0]).mean()) / spread
+        sign = attribute.moved_by.get(str(kind), 0)
+        if sign:
+            spearman.append(np.nanmean([stats.spearmanr(order, sign * row).statistic for row in rows]))
+            own.append(sign * change)
+        else:
+            others.append(abs(change))
+    result = {"own": float(min(spearman)), "moved": min(own), "strays": max(others, default=0.0)}
+    moved, strays = result["moved"], result["strays"]
+    result["choice"] = result["own"] + (moved - strays) / (abs(moved) + strays + 1e-6)
+    return result
+
+
+def percentiles(raw: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Rank of each value [N] among all, 0..1; ties share their mean rank."""
+    ranks: npt.NDArray[np.float64] = (stats.rankdata(raw) - 0.5) / len(raw)
+    return ranks
+
+
+def kinds_of(attributes: Sequence[Attribute]) -> tuple[str, ...]:
+    """Every change that moves one of ``attributes``, once."""
+    return tuple(dict.fromkeys(kind for attribute in attributes for kind in attribute.moved_by))

@@ -1,0 +1,101 @@
+"""Attributes of a photo and what moves them: ladders that teach `sharpness`, `noise`, `brightness` and the like.
+
+A step of a ladder moves one attribute and should leave the others where they are. The ladders that judge (see
+``declip_training.evaluation.selectivity``) are made by other code, from other photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+from declip_runtime.manifest import ScoreKind
+
+from .distortions import DISTORTIONS, Distortion, Pixels
+
+
+def _sharpened(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
+    mask = ImageFilter.UnsharpMask(radius=rng.uniform(0.7, 1.5), percent=round(20 + 130 * severity), threshold=0)
+    return np.asarray(Image.fromarray(pixels).filter(mask))
+
+
+def _high_contrast(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
+    """Stretched around a middle grey, the rest clipped."""
+    pivot = np.float32(rng.uniform(90, 160))
+    stretched: Pixels = np.clip(pivot + (pixels - pivot) * np.float32(1.1 + severity) + 0.5, 0, 255).astype(np.uint8)
+    return stretched
+
+
+def _vivid(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
+    return np.asarray(ImageEnhance.Color(Image.fromarray(pixels)).enhance(1.15 + 1.6 * severity))
+
+
+def _pale(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
+    return np.asarray(ImageEnhance.Color(Image.fromarray(pixels)).enhance(0.88 * (1 - severity)))
+
+
+def _brighter(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
+    """A gentler rise than overexposure: a gamma curve, which clips nothing."""
+    table = 255 * (np.arange(256) / 255) ** (1 / (1.1 + 1.2 * severity))
+    return (table + 0.5).astype(np.uint8)[pixels]
+
+
+def _darker(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
+    table = 255 * (np.arange(256) / 255) ** (1.1 + 1.4 * severity)
+    return (table + 0.5).astype(np.uint8)[pixels]
+
+
+CHANGES: Mapping[str, Distortion] = {
+    **DISTORTIONS,
+    "sharpened": _sharpened,
+    "high contrast": _high_contrast,
+    "vivid": _vivid,
+    "pale": _pale,
+    "brighter": _brighter,
+    "darker": _darker,
+}
+"""Every change that a ladder of attributes can be made of, the distortions included."""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A score, the words it starts from, and the changes that move it up (1) or down (-1)."""
+
+    name: str
+    kind: ScoreKind
+    pair: tuple[str, str]
+    description: str
+    moved_by: Mapping[str, int]
+
+
+ATTRIBUTES: tuple[Attribute, ...] = (
+    Attribute(
+        "sharpness", "quality", ("A sharp photo.", "A blurry photo."), "Sharpness: free of blur",
+        {"gaussian blur": -1, "defocus": -1, "motion blur": -1, "low resolution": -1, "sharpened": 1},
+    ),
+    Attribute(
+        "noise", "quality", ("A clean photo.", "A noisy photo."), "Freedom from noise: higher is cleaner",
+        {"sensor noise": -1, "display noise": -1},
+    ),
+    Attribute(
+        "compression", "quality", ("A photo without distortions.", "A compressed photo."),
+        "Freedom from JPEG compression: higher is cleaner",
+        {"jpeg": -1},
+    ),
+    Attribute(
+        "brightness", "degree", ("A bright photo.", "A dark photo."), "How bright the photo is",
+        {"underexposure": -1, "darker": -1, "overexposure": 1, "brighter": 1},
+    ),
+    Attribute(
+        "contrast", "degree", ("A photo of high contrast.", "A photo that is flat and low in contrast."),
+        "How strong the contrast is",
+        {"low contrast": -1, "high contrast": 1},
+    ),
+    Attribute(
+        "colorfulness", "degree", ("A colorful photo.", "A pale photo."), "How colourful the photo is",
+        {"pale": -1, "vivid": 1},
+    ),
+)  # fmt: skip
