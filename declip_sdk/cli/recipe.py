@@ -22,8 +22,11 @@ def command() -> None:
 @click.option(
     "--ledger", type=click.Path(path_type=Path), help="CSV that records every look at Test; in --out by default."
 )
+@click.option(
+    "--attributes", is_flag=True, help="Offer sharpness, noise and the like where they prove selective (an experiment)."
+)
 @click.option("--note", default="", help="A remark for the ledger.")
-def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, note: str) -> None:
+def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attributes: bool, note: str) -> None:
     """Train declip-nano, the engine that the next release bundles: about 110 minutes on two cores.
 
     DATA holds clones of nisarahmedrana/BIQ2021 (as BIQ2021), imazen/codec-corpus (codec-corpus), BIDS/BSDS500
@@ -45,7 +48,7 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, note: st
     from declip_training.recipes.nano_data import Sources
 
     config = PretrainConfig() if steps is None else replace(PretrainConfig(), steps=steps)
-    result = Nano(data, out, config, lambda line: click.echo(line, err=True)).run()
+    result = Nano(data, out, config, lambda line: click.echo(line, err=True)).run(attributes=attributes)
     licence = resources.files("declip_runtime").joinpath("models/MODEL_LICENSE").read_text(encoding="utf-8")
 
     def export(made: NanoResult, card: str = "") -> EngineFile:

@@ -65,6 +65,19 @@ def test_info_prints_the_licence(engine: Path, capfd: Any) -> None:
     assert (licence.name in out and licence.text in out) if licence else "no licence" in out
 
 
+def test_info_says_where_there_is_no_card(engine: Path, capfd: Any) -> None:
+    assert run(["info", "--card", str(engine)]) == 0
+    assert capfd.readouterr().out == "the engine has no model card\n"
+
+
+def test_info_prints_the_bundled_card_and_points_at_it(cache: Path, capfd: Any) -> None:
+    assert run(["info", "--card"]) == 0
+    card = capfd.readouterr().out
+    assert all(f"\n## {part}\n" in card for part in ("Data", "Recipe", "Agreement with people", "Limits", "Bias"))
+    assert run(["info"]) == 0
+    assert "--card" in capfd.readouterr().out
+
+
 def test_verify_finds_a_flipped_bit(engine: Path, capfd: Any) -> None:
     assert run(["verify", str(engine)]) == 0
     assert "intact" in capfd.readouterr().out

@@ -30,20 +30,20 @@ def _to_display(light: npt.NDArray[np.float32]) -> Pixels:
 
 
 def _gaussian_blur(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
-    radius = 0.35 + 3.2 * severity**1.4
+    radius = 0.35 + 7.5 * severity**1.8
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
 
 
 def _defocus(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
     """Two box blurs, close to the flat disc of a lens out of focus."""
-    radius = 0.35 + 2.8 * severity**1.4
+    radius = 0.35 + 6.5 * severity**1.8
     image = Image.fromarray(pixels)
     return np.asarray(image.filter(ImageFilter.BoxBlur(radius)).filter(ImageFilter.BoxBlur(0.5 * radius)))
 
 
 def _motion_blur(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
     """Mean of the picture shifted along a line, edges repeated."""
-    length = 1.5 + 12.0 * severity
+    length = 1.5 + 20.0 * severity**1.3
     angle = rng.uniform(0.0, np.pi)
     steps = max(2, int(np.ceil(length)) + 1)
     offsets = np.linspace(-length / 2, length / 2, steps)

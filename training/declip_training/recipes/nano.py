@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,14 @@ TOWER_SHAPE = BatchShape(
 BANK_SHAPE = BatchShape(
     ladders=12,
     distorted_captions=0.7,
-    ladder_odds={"jpeg": 6.0, "sensor noise": 4.0, "display noise": 2.0, "overexposure": 2.0},
+    ladder_odds={"jpeg": 6.0, "sensor noise": 4.0, "overexposure": 3.0, "display noise": 2.0, "gaussian blur": 2.0},
     scaling=0.4,
     stored=frozenset(DISTORTIONS),
 )
-BANK_BATCHES = 320
+BANK_BATCHES = 240
 BANK_CROPS = (336,)
 LADDER_PHOTOS = 20
-ATTRIBUTE_PHOTOS = 100  # from each bank of clean photos
+ATTRIBUTE_PHOTOS = 40  # from each bank of clean photos
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
 SELECTIVE = 0.95
 WORTHWHILE = 0.002  # less than this and prompts that a person can read are worth more
@@ -125,16 +125,17 @@ class Nano:
         self.subsets = [p.subset for p in splits.validation]
         report(f"{len(splits.fit)} photos to fit, {len(splits.validation)} to choose by")
 
-    def run(self) -> NanoResult:
-        """All stages in order."""
+    def run(self, *, attributes: bool = False) -> NanoResult:
+        """All stages in order; with ``attributes`` the engine gets scores for those that prove selective."""
         clip, tokenizer, preprocess = self.tower()
         scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator]
         features = self.validation_features(clip, preprocess)
         bank = self.feature_bank(clip, preprocess)
         checkpoint = self.projectors(clip, tokenizer, bank, features, scale)
         prompts, card = self.prompts(clip, tokenizer, bank, features, checkpoint.perceptual, scale)
-        attributes, card["attributes"] = self.attributes(clip, tokenizer, preprocess, checkpoint.perceptual, scale)
-        prompts = replace(prompts, scores=(*prompts.scores, *attributes))
+        if attributes:
+            offered, card["attributes"] = self.attributes(clip, tokenizer, preprocess, checkpoint.perceptual, scale)
+            prompts = replace(prompts, scores=(*prompts.scores, *offered))
         save_projectors(self.out / "declip-nano.safetensors", replace(checkpoint, prompts=prompts))
         declip = DeCLIP.from_clip(clip, tokenizer, prompts, checkpoint.perceptual, checkpoint.semantic)
         with torch.no_grad():
@@ -301,12 +302,14 @@ class Nano:
         return tuple(offered), card
 
     def _attribute_ladders(self, clip: nn.Module, preprocess: Preprocess) -> tuple[LadderFeatures, LadderFeatures]:
-        """Ladders to learn from (clean photos) and to choose by (Kodak's, from larger and from smaller files)."""
+        """Ladders to learn from (clean photos) and to choose by (Kodak's, by turns from larger and smaller files)."""
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         tower = tower_sha256(visual)[:12]
         rng = np.random.default_rng(self.config.seed)
         picked = [b[i] for b in self.banks.clean for i in np.sort(rng.choice(len(b), ATTRIBUTE_PHOTOS, replace=False))]
-        held = [load_square(photo, side) for photo in self.sources.validation for side in LADDER_SIDES]
+        held = [
+            load_square(photo, side) for photo, side in zip(self.sources.validation, cycle(LADDER_SIDES), strict=False)
+        ]
 
         def build(windows: Sequence[npt.NDArray[np.uint8]], name: str) -> LadderFeatures:
             def encode(pixels: npt.NDArray[np.uint8]) -> Tensor:

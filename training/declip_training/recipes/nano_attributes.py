@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,13 +53,17 @@ def ladder_features(
     """
     if not path.is_file():
         features, measured = [], []
-        for seed, window in enumerate(windows):
-            for kind in KINDS:
-                rungs = np.stack(ladder(window, side, CHANGES[kind], SEVERITIES, seed, stored=True))
-                features.append(encode(rungs))
-                values = measure(rungs[0])
-                measured.append([values[name] for name in MEASURED])
-            if (seed + 1) % 40 == 0:
-                report(f"ladders of attributes {seed + 1}/{len(windows)}")
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            for seed, window in enumerate(windows):
+
+                def climb(kind: str, window: Pixels = window, seed: int = seed) -> npt.NDArray[np.uint8]:
+                    return np.stack(ladder(window, side, CHANGES[kind], SEVERITIES, seed, stored=True))
+
+                ladders = list(pool.map(climb, KINDS))
+                values = measure(ladders[0][0])
+                features += [encode(rungs) for rungs in ladders]
+                measured += [[values[name] for name in MEASURED]] * len(KINDS)
+                if (seed + 1) % 40 == 0:
+                    report(f"ladders of attributes {seed + 1}/{len(windows)}")
         save_file({"features": torch.stack(features), "measured": torch.tensor(measured)}, path)
     return LadderFeatures(**load_file(path))

@@ -1,0 +1,19 @@
+"""The bundled engine's model card: numbers of the run, and every score that it offers."""
+
+from __future__ import annotations
+
+from declip_runtime.manifest import ScoreSpec
+from declip_training.recipes.nano_card import LADDERS, model_card
+
+
+def test_the_card_states_the_numbers_of_the_run() -> None:
+    judged = {"ss01": "0.8123", "ss02": "0.4", "ss03": "0.5", "mean": "0.6", "pooled": "0.7", "n": "2000"}
+    judged |= {"n_unique": "1826", "n_ladder_photos": "81"} | {f"ladder_{name}": "0.9012" for name in LADDERS}
+    spec = ScoreSpec("quality", "quality", (("Good photo.", "Bad photo."),), "Technical quality")
+    card = model_card({"tower": {"mean": 0.6543}}, judged, [spec])
+    assert "ss01 0.812" in card
+    assert "(1,826 photos)" in card
+    assert "- tower: 0.654" in card
+    assert "noise 0.901" in card
+    assert "- `quality` (quality): Technical quality.\n" in card
+    assert "{" not in card
