@@ -47,7 +47,8 @@ def write_test_vectors(engine: EngineFile, photos: Sequence[Path], folder: Path)
         pixels = prepare(open_image(photo), manifest.preprocess)
         output = backend.run(pixels)
         calibrated = calibrate(manifest.scores, output.scores)
-        shutil.copyfile(photo, folder / photo.name)
+        if photo.resolve() != (folder / photo.name).resolve():  # vectors made anew, in place
+            shutil.copyfile(photo, folder / photo.name)
         np.save(folder / "pixels" / f"{photo.stem}.npy", pixels[0])
         vectors.append(
             {
