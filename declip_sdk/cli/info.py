@@ -42,7 +42,7 @@ def command(engine: str | None, license_: bool, card: bool, format_: str) -> Non
         licence = file.manifest.license
         click.echo(f"{licence.name}\n\n{licence.text}" if licence else "the engine states no licence")
     elif card:
-        click.echo(file.manifest.provenance.get(CARD) or "the engine has no model card")
+        click.echo(file.manifest.provenance.get(CARD, "the engine has no model card"))
     elif format_ == "json":
         click.echo(json.dumps(_as_json(file), indent=2))
     else:

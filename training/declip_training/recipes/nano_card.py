@@ -7,20 +7,33 @@ from importlib import resources
 from typing import Any
 
 from declip_runtime.manifest import ScoreSpec
+from declip_training.evaluation.judges import Judgement
 
 LADDERS = ("blur", "noise", "jpeg", "underexposure", "overexposure", "mean")
 
 
 def model_card(
-    validation: Mapping[str, Mapping[str, float]], judged: Mapping[str, str], specs: Sequence[ScoreSpec]
+    validation: Mapping[str, Mapping[str, float]],
+    judged: Mapping[str, str],
+    judgement: Judgement,
+    specs: Sequence[ScoreSpec],
 ) -> str:
     """Markdown. ``validation`` is agreement by head, ``judged`` a row of the ledger, ``specs`` the engine's scores."""
-    scores = [f"- `{s.name}` ({s.kind}): {s.description}." for s in specs]
+    scores = [f"- `{s.name}` ({s.kind}): {s.description.rstrip('.')}." for s in specs]
     heads = [f"- {name}: {result['mean']:.3f}" for name, result in validation.items()]
     ladders = [f"{name} {float(judged[f'ladder_{name}']):.3f}" for name in LADDERS]
+    unseen = [f"{name} {value:.3f}" for name, value in judgement.unseen.items()]
+    camera = judgement.camera.all
     numbers: dict[str, Any] = {k: f"{float(judged[k]):.3f}" for k in ("ss01", "ss02", "ss03", "mean", "pooled")}
     counts = {k: f"{int(judged[k]):,}" for k in ("n", "n_unique", "n_ladder_photos")}
     template = resources.files(__package__).joinpath("nano_card.md").read_text(encoding="utf-8")
     return template.format(
-        scores="\n".join(scores), validation="\n".join(heads), ladders=", ".join(ladders), **numbers, **counts
+        scores="\n".join(scores),
+        validation="\n".join(heads),
+        ladders=", ".join(ladders),
+        unseen=", ".join(unseen),
+        pairs=camera.pairs,
+        camera=f"{camera.right:.2f}",
+        **numbers,
+        **counts,
     )
