@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,15 @@ from skimage import data
 from torch import Tensor
 from torch.nn import functional as F
 
+from declip_runtime.manifest import ScoreSpec
 from declip_training.attributes import ChangeLadders, attribute_loss, measure, percentiles, selectivity
+from declip_training.coop import CoopConfig
 from declip_training.data.attributes import ATTRIBUTES, CHANGES
 from declip_training.data.distortions import Pixels
-from declip_training.recipes.nano_attributes import KINDS, MEASURED, SEVERITIES, ladder_features
+from declip_training.model.declip import DeCLIP
+from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
+from declip_training.recipes.nano import NanoResult
+from declip_training.recipes.nano_attributes import KINDS, MEASURED, SEVERITIES, ladder_features, learn_attributes
 
 BY_NAME = {attribute.name: attribute for attribute in ATTRIBUTES}
 SEVERITY = torch.tensor((0.0, *SEVERITIES))
@@ -56,11 +62,11 @@ def test_measures_agree_with_pillow_and_grey_has_no_colour(photo: Pixels) -> Non
     assert measure(photo)["colorfulness"] > 0.05
 
 
-def _ladders(photos: int = 30) -> ChangeLadders:
+def _ladders(photos: int = 30, dim: int = DIM) -> ChangeLadders:
     """Each attribute has an axis of its own along which its kinds move; photos differ a little."""
     rng = np.random.default_rng(0)
     kinds = np.array([KINDS[i % len(KINDS)] for i in range(photos * len(KINDS))])
-    embedded = torch.from_numpy(rng.normal(0, 0.05, (len(kinds), 1, DIM))).float().repeat(1, len(SEVERITY), 1)
+    embedded = torch.from_numpy(rng.normal(0, 0.05, (len(kinds), 1, dim))).float().repeat(1, len(SEVERITY), 1)
     for axis, attribute in enumerate(ATTRIBUTES):
         sign = torch.tensor([float(attribute.moved_by.get(str(kind), 0)) for kind in kinds])
         embedded[..., axis] += 0.3 * sign[:, None] * SEVERITY
@@ -130,3 +136,33 @@ def test_ladder_features_are_made_once_and_in_order(photo: Pixels, tmp_path: Pat
     assert ladders.kinds.tolist() == [*KINDS, *KINDS]
     assert torch.allclose(ladders.embedded.norm(dim=-1), torch.ones(len(ladders.kinds), len(SEVERITY)))
     assert ladders.measured["contrast"][0] != ladders.measured["contrast"][-1]
+
+
+def test_contexts_learn_attributes_and_only_selective_ones_are_offered(tiny_clip: Any) -> None:
+    clip, tokenizer, _ = tiny_clip
+    ladders = _ladders(photos=12, dim=32)
+    config = CoopConfig(steps=40, check_every=20, lr=2e-2)
+    offered, card = learn_attributes(clip, tokenizer, ladders, ladders, 20.0, lambda name: lambda line: None, config)
+    assert list(card) == list(BY_NAME)
+    for name, attribute in BY_NAME.items():
+        words = selectivity(ladders, attribute, encode_texts(clip, tokenizer, attribute.pair)[None], 20.0)
+        assert card[name]["choice"] > words["choice"], name
+    selective = [n for n, c in card.items() if c["own"] >= 0.95 and c["strays"] < c["moved"]]
+    assert [prompts.spec.name for prompts in offered] == selective
+    assert selective  # a random text tower of width 32 reaches some of the six axes
+
+
+def test_a_result_can_offer_some_of_its_scores(tiny_clip: Any) -> None:
+    clip, tokenizer, preprocess = tiny_clip
+    texts = {"one": 1, "two": 2, "three": 1}
+    specs = tuple(
+        ScoreSpec(name, "quality", tuple((f"good {name} {i}", f"bad {name} {i}") for i in range(count)))
+        for name, count in texts.items()
+    )
+    declip = DeCLIP.from_clip(clip, tokenizer, PromptSet(tuple(ScorePrompts(s) for s in specs)))
+    whole = NanoResult(declip, preprocess, specs, {}, np.zeros((1, 48, 48, 3), np.uint8))
+    part = whole.offering(["three", "two"])
+    embedded = F.normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
+    assert [spec.name for spec in part.scores] == ["two", "three"]
+    assert torch.allclose(part.declip.scores(embedded), declip.scores(embedded)[:, 1:])
+    assert declip.averaging.shape == (4, 3)

@@ -6,7 +6,7 @@ how a ladder moves them is known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,8 +114,3 @@ def percentiles(raw: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Rank of each value [N] among all, 0..1; ties share their mean rank."""
     ranks: npt.NDArray[np.float64] = (stats.rankdata(raw) - 0.5) / len(raw)
     return ranks
-
-
-def kinds_of(attributes: Sequence[Attribute]) -> tuple[str, ...]:
-    """Every change that moves one of ``attributes``, once."""
-    return tuple(dict.fromkeys(kind for attribute in attributes for kind in attribute.moved_by))

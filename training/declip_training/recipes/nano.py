@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
-from declip_training.attributes import attribute_loss, percentiles, selectivity
+from declip_training.attributes import percentiles
 from declip_training.calibration import fit_calibration
 from declip_training.coop import CoopConfig, Loss, learn_context
-from declip_training.data.attributes import ATTRIBUTES
 from declip_training.data.batches import BatchShape, BatchSource
 from declip_training.data.descriptions import ANTONYMS
 from declip_training.data.distortions import DISTORTIONS, ladder
@@ -43,7 +42,7 @@ from declip_training.model.tower import Tokenizer, load_clip
 from declip_training.objective import split_images
 from declip_training.pretrain import PretrainConfig, pretrain
 from declip_training.projectors import ProjectorConfig, train_projectors
-from declip_training.recipes.nano_attributes import LadderFeatures, ladder_features
+from declip_training.recipes.nano_attributes import LadderFeatures, ladder_features, learn_attributes
 from declip_training.recipes.nano_data import LADDER_SIDES, SIDE, Banks, Sources, prepare
 
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
@@ -70,7 +69,6 @@ BANK_CROPS = (336,)
 LADDER_PHOTOS = 20
 ATTRIBUTE_PHOTOS = 40  # from each bank of clean photos
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
-SELECTIVE = 0.95
 WORTHWHILE = 0.002  # less than this and prompts that a person can read are worth more
 READABLE = "readable words"
 SEVERAL = "five readable pairs"
@@ -286,20 +284,7 @@ class Nano:
         """Prompts of the attributes that Kodak's ladders prove selective, and how selective each one was."""
         fit, validation = self._attribute_ladders(clip, preprocess)
         seen, unseen = fit.through(perceptual), validation.through(perceptual)
-        offered, card = [], {}
-        for attribute in ATTRIBUTES:
-            context = learn_context(
-                clip, tokenizer, [attribute.pair], CoopConfig(), attribute_loss(seen, attribute, scale),
-                lambda pairs, a=attribute: selectivity(unseen, a, pairs, scale)["choice"],  # type: ignore[misc]
-                self._log(f"attribute-{attribute.name}"),
-            )  # fmt: skip
-            pair = encode_texts(clip, tokenizer, attribute.pair, context)
-            reached = selectivity(unseen, attribute, pair[None], scale)
-            card[attribute.name] = {k: round(v, 4) for k, v in reached.items()}
-            if reached["own"] >= SELECTIVE and reached["strays"] < reached["moved"]:
-                spec = ScoreSpec(attribute.name, attribute.kind, (attribute.pair,), attribute.description)
-                offered.append(ScorePrompts(spec, context))
-        return tuple(offered), card
+        return learn_attributes(clip, tokenizer, seen, unseen, scale, lambda name: self._log(f"attribute-{name}"))
 
     def _attribute_ladders(self, clip: nn.Module, preprocess: Preprocess) -> tuple[LadderFeatures, LadderFeatures]:
         """Ladders to learn from (clean photos) and to choose by (Kodak's, by turns from larger and smaller files)."""

@@ -1,4 +1,4 @@
-"""Ladders of the bundled engine's attributes, through the frozen tower once."""
+"""Attributes of the bundled engine: their ladders through the frozen tower once, and prompts that follow them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from declip_training.attributes import ChangeLadders, measure
-from declip_training.data.attributes import CHANGES
+from declip_runtime.manifest import ScoreSpec
+from declip_training.attributes import ChangeLadders, attribute_loss, measure, selectivity
+from declip_training.coop import CoopConfig, learn_context
+from declip_training.data.attributes import ATTRIBUTES, CHANGES, Attribute
 from declip_training.data.distortions import Pixels, ladder
+from declip_training.model.prompts import ScorePrompts, encode_texts
+from declip_training.model.tower import Tokenizer
 
+SELECTIVE = 0.95
 SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 KINDS = tuple(CHANGES)
 MEASURED = ("brightness", "contrast", "colorfulness")
@@ -67,3 +72,35 @@ def ladder_features(
                     report(f"ladders of attributes {seed + 1}/{len(windows)}")
         save_file({"features": torch.stack(features), "measured": torch.tensor(measured)}, path)
     return LadderFeatures(**load_file(path))
+
+
+def learn_attributes(
+    clip: nn.Module,
+    tokenizer: Tokenizer,
+    seen: ChangeLadders,
+    unseen: ChangeLadders,
+    scale: float,
+    log: Callable[[str], Callable[[dict[str, float]], None]],
+    config: CoopConfig | None = None,
+) -> tuple[tuple[ScorePrompts, ...], dict[str, dict[str, float]]]:
+    """Prompts of the attributes that ``unseen`` ladders prove selective, learned on ``seen`` ones.
+
+    Also how selective each of ATTRIBUTES became, offered or not. ``log`` gives each attribute's writer of steps.
+    """
+    offered, card = [], {}
+    for attribute in ATTRIBUTES:
+
+        def choice(pairs: Tensor, attribute: Attribute = attribute) -> float:
+            return selectivity(unseen, attribute, pairs, scale)["choice"]
+
+        loss = attribute_loss(seen, attribute, scale)
+        context = learn_context(
+            clip, tokenizer, [attribute.pair], config or CoopConfig(), loss, choice, log(attribute.name)
+        )
+        pair = encode_texts(clip, tokenizer, attribute.pair, context)
+        reached = selectivity(unseen, attribute, pair[None], scale)
+        card[attribute.name] = {k: round(v, 4) for k, v in reached.items()}
+        if reached["own"] >= SELECTIVE and reached["strays"] < reached["moved"]:
+            spec = ScoreSpec(attribute.name, attribute.kind, (attribute.pair,), attribute.description)
+            offered.append(ScorePrompts(spec, context))
+    return tuple(offered), card
