@@ -41,12 +41,15 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
     from declip_runtime.engine_file import EngineFile
     from declip_runtime.manifest import License, Validation
     from declip_training.evaluation.biq2021 import append_ledger, evaluate_engine
+    from declip_training.evaluation.camera_noise import read_polyu
     from declip_training.evaluation.judges import judge_engine, to_markdown
     from declip_training.pretrain import PretrainConfig
     from declip_training.recipes.nano import Nano, NanoResult
     from declip_training.recipes.nano_card import model_card
     from declip_training.recipes.nano_data import Sources
 
+    sources = Sources(data)
+    read_polyu(sources.polyu)  # what is missing is said before the training, not after it
     config = PretrainConfig() if steps is None else replace(PretrainConfig(), steps=steps)
     result = Nano(data, out, config, lambda line: click.echo(line, err=True)).run(attributes=attributes)
     licence = resources.files("declip_runtime").joinpath("models/MODEL_LICENSE").read_text(encoding="utf-8")
@@ -63,7 +66,6 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
             provenance={"recipe": "declip recipe nano", "card": made.card} | ({"model_card": card} if card else {}),
         )
 
-    sources = Sources(data)
     engine = export(result)
     click.echo("judging by ladders and cameras that training does not know", err=True)
     judgement = judge_engine(engine.path, sources)
