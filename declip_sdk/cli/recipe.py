@@ -18,7 +18,11 @@ def command() -> None:
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder for caches, states and the engine."
 )
-@click.option("--steps", type=click.IntRange(min=1), help="Pre-training steps; the bundled engine's number by default.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Steps of each round of pre-training; those of the bundled engine by default.",
+)
 @click.option(
     "--ledger", type=click.Path(path_type=Path), help="CSV that records every look at Test; in --out by default."
 )
@@ -43,15 +47,14 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
     from declip_training.evaluation.biq2021 import append_ledger, evaluate_engine
     from declip_training.evaluation.camera_noise import read_polyu
     from declip_training.evaluation.judges import judge_engine, to_markdown
-    from declip_training.pretrain import PretrainConfig
-    from declip_training.recipes.nano import Nano, NanoResult
+    from declip_training.recipes.nano import ROUNDS, Nano, NanoResult
     from declip_training.recipes.nano_card import model_card
     from declip_training.recipes.nano_data import Sources
 
     sources = Sources(data)
     read_polyu(sources.polyu)  # what is missing is said before the training, not after it
-    config = PretrainConfig() if steps is None else replace(PretrainConfig(), steps=steps)
-    result = Nano(data, out, config, lambda line: click.echo(line, err=True)).run(attributes=attributes)
+    rounds = ROUNDS if steps is None else tuple(replace(config, steps=steps) for config in ROUNDS)
+    result = Nano(data, out, rounds, lambda line: click.echo(line, err=True)).run(attributes=attributes)
     licence = resources.files("declip_runtime").joinpath("models/MODEL_LICENSE").read_text(encoding="utf-8")
 
     def export(made: NanoResult, card: str = "") -> EngineFile:

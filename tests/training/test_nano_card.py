@@ -14,12 +14,23 @@ def test_the_card_states_the_numbers_of_the_run() -> None:
     judged |= {"n_unique": "1826", "n_ladder_photos": "81"} | {f"ladder_{name}": "0.9012" for name in LADDERS}
     spec = ScoreSpec("quality", "quality", (("Good photo.", "Bad photo."),), "Technical quality")
     camera = CameraNoise(Share(0.1934, 100, 29), (0.1, 0.3), {}, {})
-    judgement = Judgement({}, "quality", 81, False, {}, {"striping": 0.4321, "mean": 0.5}, camera, Selectivity((), ()))
+    judgement = Judgement(
+        {},
+        "quality",
+        81,
+        False,
+        {},
+        {"watercolour": 0.8765},
+        {"striping": 0.4321, "mean": 0.5},
+        camera,
+        Selectivity((), ()),
+    )
     card = model_card({"tower": {"mean": 0.6543}}, judged, judgement, [spec])
     assert "ss01 0.812" in card
     assert "(1,826 photos)" in card
     assert "- tower: 0.654" in card
     assert "noise 0.901" in card
+    assert "watercolour 0.876" in card
     assert "striping 0.432, mean 0.500." in card
     assert "100 pairs of the mean of many shots and one of them): ranked right 0.19 of" in card
     assert "- `quality` (quality): Technical quality.\n" in card

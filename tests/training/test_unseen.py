@@ -1,4 +1,4 @@
-"""Ladders of kinds that training never makes: really worse at every rung, always the same, and judged rightly."""
+"""Ladders of lens and processing and of kinds never trained on: worse at each rung, repeatable, judged rightly."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from skimage import data, metrics
 
 from declip_runtime.errors import ImageError, TrainingError
 from declip_training.data.distortions import DISTORTIONS
+from declip_training.evaluation.camera_faults import CAMERA_FAULTS, chromatic_aberration, oversharpening
 from declip_training.evaluation.ladders import LADDERS, Pixels, climb, judge
-from declip_training.evaluation.unseen import UNSEEN, chromatic_aberration, dead_pixels, oversharpening, webp
+from declip_training.evaluation.unseen import UNSEEN, combing, dead_pixels, ghosting, lost_blocks, pixelation, webp
 
+ALL = {**UNSEEN, **CAMERA_FAULTS}
 PHOTOS = {"astronaut": data.astronaut()[100:292, 100:292], "chelsea": data.chelsea()[60:237, 100:321]}
 
 
 @pytest.mark.parametrize("photo", PHOTOS)
-@pytest.mark.parametrize("name", UNSEEN)
+@pytest.mark.parametrize("name", ALL)
 def test_each_rung_is_further_from_the_photo(name: str, photo: str) -> None:
     clean = PHOTOS[photo]
-    rungs = [clean, *(rung(clean) for rung in UNSEEN[name])]
+    rungs = [clean, *(rung(clean) for rung in ALL[name])]
     squared = [metrics.mean_squared_error(clean, r) for r in rungs]
     similarity = [metrics.structural_similarity(clean, r, channel_axis=2) for r in rungs]
     assert len(rungs) == 6
@@ -34,11 +36,11 @@ def test_each_rung_is_further_from_the_photo(name: str, photo: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(61, 83), (128, 33), (17, 16)])
-@pytest.mark.parametrize("name", UNSEEN)
+@pytest.mark.parametrize("name", ALL)
 def test_shape_type_and_result_are_kept(name: str, shape: tuple[int, int]) -> None:
     clean = PHOTOS["astronaut"][: shape[0], : shape[1]].copy()
     before = clean.copy()
-    for rung in UNSEEN[name]:
+    for rung in ALL[name]:
         first, second = rung(clean), rung(clean)
         assert first.shape == (*shape, 3)
         assert first.dtype == np.uint8
@@ -47,7 +49,7 @@ def test_shape_type_and_result_are_kept(name: str, shape: tuple[int, int]) -> No
 
 
 def test_kinds_are_none_of_training() -> None:
-    assert not set(UNSEEN) & {*DISTORTIONS, *LADDERS}
+    assert not set(UNSEEN) & {*DISTORTIONS, *LADDERS, *CAMERA_FAULTS}
     assert 6 <= len(UNSEEN) <= 8
 
 
@@ -88,6 +90,34 @@ def test_dead_pixels_stay_dead_at_a_higher_share() -> None:
     assert np.array_equal(many[few != 128], few[few != 128])
 
 
+def test_a_ghost_is_a_second_picture() -> None:
+    dot = np.zeros((60, 60, 3), np.uint8)
+    dot[20, 20] = 200
+    double = ghosting(dot, 0.25)
+    assert double[20, 20, 0] == 150
+    assert double[25, 32, 0] == 50
+    assert np.count_nonzero(double[..., 0]) == 2
+
+
+def test_pixelation_repeats_what_it_keeps() -> None:
+    columns = np.broadcast_to(np.arange(8, dtype=np.uint8)[None, :, None], (4, 8, 3))
+    assert pixelation(columns, 2.0)[0, :, 0].tolist() == [1, 1, 3, 3, 5, 5, 7, 7]
+
+
+def test_lost_blocks_are_whole_and_stay_lost() -> None:
+    clean = np.broadcast_to(np.arange(160, dtype=np.uint8)[None, :, None], (160, 160, 3))
+    few, many = (lost_blocks(clean, share)[..., 0] != clean[..., 0] for share in (0.05, 0.3))
+    assert np.all(many[few])
+    assert few.reshape(20, 8, 20, 8).any(axis=(1, 3)).sum() * 64 == few.sum()
+    assert many.mean() == pytest.approx(0.3, abs=0.1)
+
+
+def test_combing_moves_each_second_row() -> None:
+    bar = np.zeros((6, 20, 3), np.uint8)
+    bar[:, 5] = 255
+    assert combing(bar, 3)[..., 0].argmax(axis=1).tolist() == [5, 8] * 3
+
+
 def test_a_missing_codec_is_an_error_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "check", lambda name: False)
     with pytest.raises(TrainingError, match=r"cannot write WEBP\. .*pip install"):
@@ -98,7 +128,7 @@ def test_a_missing_codec_is_an_error_with_a_fix(monkeypatch: pytest.MonkeyPatch)
 def photo_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("photos")
     for name, pixels in PHOTOS.items():
-        Image.fromarray(pixels[:96, :96]).save(folder / f"{name}.png")
+        Image.fromarray(pixels[:176, :176]).save(folder / f"{name}.png")
     return sorted(folder.iterdir())
 
 

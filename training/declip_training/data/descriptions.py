@@ -47,6 +47,11 @@ _DISTORTION_WORDS: dict[str, tuple[str, ...]] = {
     "overexposure": ("overexposed", "too bright"),
     "low contrast": ("flat and low in contrast", "hazy"),
     "low resolution": ("pixelated", "low in resolution"),
+    "camera grain": ("taken at high ISO", "rough with sensor grain"),
+    "colour fringes": ("fringed with false colours", "spoiled by chromatic aberration"),
+    "banding": ("posterised", "broken into bands of colour"),
+    "halos": ("oversharpened", "surrounded by halos"),
+    "smearing": ("smeared by noise reduction", "like a watercolour"),
 }
 _DISTORTION_TEMPLATES = ("A photo that is {} {}.", "The image is {} {}.", "{} {} picture.")
 CLEAN_SENTENCES = ("A clean and sharp photo.", "A photo without distortions.", "The image is crisp and clear.")

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from .camera_faults import banding, camera_grain, colour_fringes, halos, smearing
+
 Pixels = npt.NDArray[np.uint8]
 Distortion = Callable[[Pixels, float, np.random.Generator], Pixels]
 
@@ -126,6 +128,11 @@ DISTORTIONS: Mapping[str, Distortion] = {
     "overexposure": _overexposure,
     "low contrast": _low_contrast,
     "low resolution": _low_resolution,
+    "camera grain": camera_grain,
+    "colour fringes": colour_fringes,
+    "banding": banding,
+    "halos": halos,
+    "smearing": smearing,
 }
 
 

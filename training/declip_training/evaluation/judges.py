@@ -28,6 +28,7 @@ from declip_training.files import replacing
 from declip_training.recipes.nano_data import Sources
 
 from .attribute_ladders import ATTRIBUTE_LADDERS
+from .camera_faults import CAMERA_FAULTS
 from .camera_noise import CameraNoise, Share, judge_pairs, read_polyu
 from .ladders import LADDERS, Pixels, judge
 from .selectivity import BAR as ATTRIBUTE_BAR
@@ -49,6 +50,7 @@ class Judgement:
     n_photos: int
     limited: bool
     ladders: Mapping[str, float]
+    camera_faults: Mapping[str, float]
     unseen: Mapping[str, float]
     camera: CameraNoise
     selectivity: Selectivity
@@ -89,6 +91,7 @@ def judge_engine(
             limited=limit is not None,
             camera=judge_pairs(one, pairs),
             ladders=judge(one, photos),
+            camera_faults=judge(one, photos, ladders=CAMERA_FAULTS),
             unseen=judge(one, photos, ladders=UNSEEN),
             selectivity=measure(every, kinds, photos),
         )
@@ -108,6 +111,7 @@ def to_markdown(judgement: Judgement) -> str:
 def _verdicts(j: Judgement) -> list[tuple[str, str, str, str]]:
     shares = [
         ("ladders by other code, mean", j.ladders["mean"], LADDER_BAR),
+        ("faults of lens and processing by other code, mean", j.camera_faults["mean"], LADDER_BAR),
         ("ladders of kinds not trained on, mean", j.unseen["mean"], LADDER_BAR),
         ("camera noise, share ranked right", j.camera.all.right, CAMERA_BAR),
     ]
@@ -128,10 +132,14 @@ def _verdict(passed: bool) -> str:
 def _ladder_tables(j: Judgement) -> list[str]:
     rows = [
         (origin, name, f"{value:.3f}")
-        for origin, ladders in (("other code", j.ladders), ("kind not trained on", j.unseen))
+        for origin, ladders in (
+            ("other code", j.ladders),
+            ("lens and processing, other code", j.camera_faults),
+            ("kind not trained on", j.unseen),
+        )
         for name, value in ladders.items()
     ]
-    known, new = len(LADDERS), len(UNSEEN)
+    known, new = len(LADDERS) + len(CAMERA_FAULTS), len(UNSEEN)
     return [
         "## Ladders\n",
         f"Mean Spearman correlation of rung and falling `{j.score}` over {j.n_photos} photos: {known} ladders of kinds "

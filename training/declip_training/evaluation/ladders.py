@@ -33,6 +33,12 @@ def to_srgb(light: Light) -> Pixels:
     return np.round(encoded * 255).astype(np.uint8)
 
 
+def to_pixels(values: npt.NDArray[np.float64]) -> Pixels:
+    """Values rounded to uint8; those outside 0..255 clip."""
+    pixels: Pixels = np.clip(np.round(values), 0, 255).astype(np.uint8)
+    return pixels
+
+
 def blur(pixels: Pixels, sigma: float) -> Pixels:
     """Gaussian blur of ``sigma`` pixels in linear light."""
     return to_srgb(ndimage.gaussian_filter(to_linear(pixels), (sigma, sigma, 0), mode="nearest"))
@@ -74,8 +80,7 @@ def jpeg(pixels: Pixels, coarseness: float) -> Pixels:
     quantised = np.round(fft.dctn(blocks, axes=(1, 3), norm="ortho") / table) * table
     restored = fft.idctn(quantised, axes=(1, 3), norm="ortho").reshape(padded.shape) + np.array([128.0, 0, 0])
     rgb = restored @ np.linalg.inv(_TO_YCC).T
-    restored_pixels: Pixels = np.clip(np.round(rgb[:height, :width]), 0, 255).astype(np.uint8)
-    return restored_pixels
+    return to_pixels(rgb[:height, :width])
 
 
 def exposure(pixels: Pixels, stops: float) -> Pixels:
@@ -86,16 +91,17 @@ def exposure(pixels: Pixels, stops: float) -> Pixels:
 Rung = Callable[[Pixels], Pixels]
 
 
-def _rungs(function: Callable[[Pixels, float], Pixels], strengths: Sequence[float]) -> list[Rung]:
-    return [lambda p, s=s: function(p, s) for s in strengths]  # type: ignore[misc]
+def rungs(function: Callable[[Pixels, float], Pixels], *strengths: float) -> list[Rung]:
+    """``function(pixels, strength)`` at each strength."""
+    return [lambda pixels, s=s: function(pixels, s) for s in strengths]  # type: ignore[misc]
 
 
 LADDERS: Mapping[str, Sequence[Rung]] = {
-    "blur": _rungs(blur, (0.8, 1.4, 2.4, 4.0, 7.0)),
-    "noise": _rungs(sensor_noise, (800.0, 300.0, 120.0, 50.0, 20.0)),
-    "jpeg": _rungs(jpeg, (1.0, 2.5, 5.0, 9.0, 16.0)),
-    "underexposure": _rungs(exposure, (-1.0, -2.0, -3.0, -4.0, -5.0)),
-    "overexposure": _rungs(exposure, (0.7, 1.4, 2.1, 2.8, 3.5)),
+    "blur": rungs(blur, 0.8, 1.4, 2.4, 4.0, 7.0),
+    "noise": rungs(sensor_noise, 800.0, 300.0, 120.0, 50.0, 20.0),
+    "jpeg": rungs(jpeg, 1.0, 2.5, 5.0, 9.0, 16.0),
+    "underexposure": rungs(exposure, -1.0, -2.0, -3.0, -4.0, -5.0),
+    "overexposure": rungs(exposure, 0.7, 1.4, 2.1, 2.8, 3.5),
 }
 """Five rungs above the untouched photo, from just visible to severe."""
 

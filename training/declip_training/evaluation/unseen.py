@@ -1,7 +1,8 @@
 """Ladders of faults that training never makes: a score that falls on them knows faults, not only those it was shown.
 
-Nothing is shared with ``declip_training.data.distortions``, and none of its ten kinds (blur, defocus, motion, sensor
-and display noise, JPEG, under- and overexposure, contrast, resolution) is here. Five rungs above the untouched photo,
+Nothing is shared with ``declip_training.data.distortions``, and none of its kinds (blur, defocus, motion, sensor and
+display noise, grain, JPEG, under- and overexposure, contrast, resolution, colour fringes, banding, halos, smearing) is
+here; pixelation differs from resolution, which is lost smoothly there. Five rungs above the untouched photo,
 set by eye from just visible to severe, never by what an engine makes of them. Every function is deterministic; those
 that use Pillow's codecs and filters give what this machine's version gives.
 """
@@ -9,53 +10,15 @@ that use Pillow's codecs and filters give what this machine's version gives.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageFilter, features
-from scipy import ndimage
+from PIL import Image, features
 
 from declip_runtime.errors import TrainingError
 
-from .ladders import Pixels, Rung, sensor_noise
-
-_LUMA = np.array([0.2126, 0.7152, 0.0722])
-
-
-def chromatic_aberration(pixels: Pixels, strength: float) -> Pixels:
-    """Red drawn larger and blue smaller than green, by ``strength`` pixels at the corners (a lens's lateral colour)."""
-    height, width = pixels.shape[:2]
-    stretch = 2 * strength / max(float(np.hypot(width, height)), 1.0)
-    red, green, blue = np.moveaxis(pixels, 2, 0)
-    return np.stack([_magnified(red, 1 + stretch), green, _magnified(blue, 1 - stretch)], axis=2)
-
-
-def _magnified(plane: Pixels, scale: float) -> Pixels:
-    """``plane`` drawn ``scale`` times as large about its centre, the edge repeated where it ends."""
-    height, width = plane.shape
-    margin = int(np.ceil(abs(scale - 1) * max(height, width))) + 2
-    source = Image.fromarray(np.pad(plane, margin, mode="edge"))
-    shift = [margin + (1 - 1 / scale) * length / 2 for length in (width, height)]
-    matrix = (1 / scale, 0.0, shift[0], 0.0, 1 / scale, shift[1])
-    return np.asarray(
-        source.transform((width, height), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC)
-    )
-
-
-def posterisation(pixels: Pixels, strength: float) -> Pixels:
-    """``strength`` evenly spaced values in each channel, the nearest of them taken."""
-    steps = strength - 1
-    return _to_pixels(np.round(pixels * (steps / 255.0)) * (255.0 / steps))
-
-
-def oversharpening(pixels: Pixels, strength: float) -> Pixels:
-    """Halos: ``strength`` times the luma's difference from its blur of 2 pixels, added to all channels."""
-    luma = pixels @ _LUMA
-    detail = luma - ndimage.gaussian_filter(luma, 2.0, mode="nearest")
-    return _to_pixels(pixels + strength * detail[..., None])
+from .ladders import Pixels, Rung, rungs, to_pixels
 
 
 def dead_pixels(pixels: Pixels, strength: float) -> Pixels:
@@ -85,44 +48,51 @@ def _through_file(pixels: Pixels, form: str, feature: str, **options: Any) -> Pi
         return np.asarray(stored.convert("RGB"))
 
 
-def watercolour(pixels: Pixels, strength: int) -> Pixels:
-    """What a phone makes of a dark scene: noise, then ``strength`` passes of a median that smear what noise left.
-
-    Colour is smoothed less thoroughly than luma, so blotches of it remain.
-    """
-    noisy = sensor_noise(pixels, 1600.0 / strength**1.3)
-    luma, *chroma = Image.fromarray(noisy).convert("YCbCr").split()
-    for _ in range(strength):
-        luma = luma.filter(ImageFilter.MedianFilter(3))
-    smooth = [plane.filter(ImageFilter.GaussianBlur(1.5)) for plane in chroma]
-    return np.asarray(Image.merge("YCbCr", (luma, *smooth)).convert("RGB"))
-
-
 def striping(pixels: Pixels, strength: float) -> Pixels:
     """Each row as a whole brighter or darker, by ``strength`` of 255 (standard deviation); each column by half that."""
     rng = np.random.default_rng(3)
     height, width = pixels.shape[:2]
     rows, columns = rng.standard_normal((height, 1, 1)), rng.standard_normal((1, width, 1))
-    return _to_pixels(pixels + strength * (rows + 0.5 * columns))
+    return to_pixels(pixels + strength * (rows + 0.5 * columns))
 
 
-def _to_pixels(values: npt.NDArray[np.float64]) -> Pixels:
-    pixels: Pixels = np.clip(np.round(values), 0, 255).astype(np.uint8)
-    return pixels
+def ghosting(pixels: Pixels, strength: float) -> Pixels:
+    """Two frames merged that do not match: a copy 12 pixels to the right and 5 down, weighted ``strength`` of 1."""
+    height, width = pixels.shape[:2]
+    copy = np.pad(pixels, ((5, 0), (12, 0), (0, 0)), mode="edge")[:height, :width]
+    return to_pixels((1 - strength) * pixels + strength * copy)
 
 
-def _rungs(function: Callable[..., Pixels], *strengths: float) -> Sequence[Rung]:
-    return [partial(function, strength=strength) for strength in strengths]
+def pixelation(pixels: Pixels, strength: float) -> Pixels:
+    """Cells of ``strength`` pixels a side show the one in their middle: edges become stairs, fine patterns beat."""
+    height, width = pixels.shape[:2]
+    rows, columns = (((np.arange(length) // strength + 0.5) * strength).astype(int) for length in (height, width))
+    return pixels[np.ix_(rows.clip(max=height - 1), columns.clip(max=width - 1))]
+
+
+def lost_blocks(pixels: Pixels, strength: float) -> Pixels:
+    """A share ``strength`` of the blocks of 8 x 8 pixels shows what is 24 pixels to the left: a damaged file."""
+    height, width = pixels.shape[:2]
+    order = np.random.default_rng(4).random((height // 8 + 1, width // 8 + 1))
+    lost = np.repeat(np.repeat(order < strength, 8, axis=0), 8, axis=1)[:height, :width, None]
+    return np.where(lost, np.roll(pixels, 24, axis=1), pixels)
+
+
+def combing(pixels: Pixels, strength: float) -> Pixels:
+    """Each second row ``strength`` pixels to the right, as two fields of moving video make it."""
+    combed = pixels.copy()
+    combed[1::2] = np.pad(pixels, ((0, 0), (round(strength), 0), (0, 0)), mode="edge")[1::2, : pixels.shape[1]]
+    return combed
 
 
 UNSEEN: Mapping[str, Sequence[Rung]] = {
-    "chromatic aberration": _rungs(chromatic_aberration, 0.8, 1.6, 3.0, 5.5, 10.0),
-    "posterisation": _rungs(posterisation, 24, 14, 9, 6, 4),
-    "oversharpening": _rungs(oversharpening, 1.2, 2.0, 3.2, 5.0, 8.0),
-    "dead pixels": _rungs(dead_pixels, 0.0005, 0.002, 0.006, 0.018, 0.05),
-    "WebP": _rungs(webp, 50, 30, 15, 6, 0),
-    "JPEG 2000": _rungs(jpeg2000, 36, 33, 30, 27, 24),
-    "watercolour": _rungs(watercolour, 1, 2, 4, 7, 12),
-    "striping": _rungs(striping, 2.0, 4.0, 8.0, 15.0, 28.0),
+    "dead pixels": rungs(dead_pixels, 0.0005, 0.002, 0.006, 0.018, 0.05),
+    "WebP": rungs(webp, 50, 30, 15, 6, 0),
+    "JPEG 2000": rungs(jpeg2000, 36, 33, 30, 27, 24),
+    "striping": rungs(striping, 2.0, 4.0, 8.0, 15.0, 28.0),
+    "ghosting": rungs(ghosting, 0.08, 0.15, 0.24, 0.36, 0.5),
+    "pixelation": rungs(pixelation, 1.5, 2.5, 3.5, 5.0, 8.0),
+    "lost blocks": rungs(lost_blocks, 0.01, 0.04, 0.1, 0.22, 0.45),
+    "combing": rungs(combing, 1, 2, 4, 7, 12),
 }
 """Five rungs of each kind, from just visible to severe."""

@@ -46,24 +46,32 @@ from declip_training.recipes.nano_attributes import LadderFeatures, ladder_featu
 from declip_training.recipes.nano_data import LADDER_SIDES, SIDE, Banks, Sources, prepare
 
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
+# The second round starts at the first one's average: its rate restarts, at half the height.
+ROUNDS = (PretrainConfig(), PretrainConfig(steps=2000, lr=7e-4, text_lr=2.5e-4, warmup=100, seed=8))
 # What scaling down hides best, compression and blown highlights, is shown most, and noise, which enlarging changes. All
 # ladders are distorted in the file's pixels: noise added to what the tower sees teaches it nothing of enlarged noise.
 TOWER_SHAPE = BatchShape(
     rated=(14, 12, 24),
-    ladders=8,
-    captioned=12,
-    ladder_odds={"jpeg": 3.0, "sensor noise": 2.5, "overexposure": 2.0, "display noise": 1.5},
+    ladders=12,
+    captioned=8,
+    ladder_odds={
+        "jpeg": 3.0, "sensor noise": 2.5, "overexposure": 2.0, "display noise": 1.5, "camera grain": 2.0,
+        "colour fringes": 1.5, "banding": 1.5, "halos": 1.5, "smearing": 1.5,
+    },
     scaling=0.5,
     stored=frozenset(DISTORTIONS),
-)
+)  # fmt: skip
 # The tower's embedding tells compression better than its cosine with two sentences does: the projector's to learn.
 BANK_SHAPE = BatchShape(
-    ladders=12,
+    ladders=17,
     distorted_captions=0.7,
-    ladder_odds={"jpeg": 6.0, "sensor noise": 4.0, "overexposure": 3.0, "display noise": 2.0, "gaussian blur": 2.0},
+    ladder_odds={
+        "jpeg": 6.0, "sensor noise": 4.0, "overexposure": 3.0, "display noise": 2.0, "gaussian blur": 2.0,
+        "camera grain": 3.0, "colour fringes": 2.0, "banding": 2.0, "halos": 2.0, "smearing": 2.0,
+    },
     scaling=0.4,
     stored=frozenset(DISTORTIONS),
-)
+)  # fmt: skip
 BANK_BATCHES = 240
 BANK_CROPS = (336,)
 LADDER_PHOTOS = 20
@@ -113,10 +121,11 @@ class ValidationFeatures:
 class Nano:
     """The stages of the recipe over one output folder."""
 
-    def __init__(self, data: Path, out: Path, config: PretrainConfig, report: Report) -> None:
-        self.sources, self.out, self.config, self.report = Sources(data), out, config, report
+    def __init__(self, data: Path, out: Path, rounds: Sequence[PretrainConfig], report: Report) -> None:
+        self.sources, self.out, self.rounds, self.report = Sources(data), out, rounds, report
+        self.seed = rounds[0].seed
         out.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(config.seed)
+        torch.manual_seed(self.seed)
         self.banks: Banks = prepare(self.sources, out / "cache")
         splits = self.banks.splits
         self.mos = np.array([p.mos for p in splits.validation])
@@ -148,21 +157,24 @@ class Nano:
     def tower(self) -> tuple[nn.Module, Tokenizer, Preprocess]:
         """Pre-trained tower and text tower (moving average), frozen."""
         clip, tokenizer, preprocess = load_clip(str(MODEL_CONFIG), "random")
-        done = self.out / "clip.safetensors"
-        if not done.is_file():
-            trained = pretrain(
-                clip,
-                tokenizer,
-                self._source(TOWER_SHAPE),
-                self.config,
-                self.out,
-                mean=preprocess.mean,
-                std=preprocess.std,
-                evaluate=lambda model: self._zero_shot(model, tokenizer, preprocess),
-            )
-            state = {k: v.contiguous() for k, v in trained.state_dict().items()}
-            save_file(state, done, metadata={"config": json.dumps(asdict(self.config))})
-        clip.load_state_dict(load_file(done))
+        for number, config in enumerate(self.rounds, 1):
+            folder = self.out / f"round-{number}"
+            done = folder / "clip.safetensors"
+            if not done.is_file():
+                folder.mkdir(exist_ok=True)
+                trained = pretrain(
+                    clip,
+                    tokenizer,
+                    self._source(TOWER_SHAPE, config.seed),
+                    config,
+                    folder,
+                    mean=preprocess.mean,
+                    std=preprocess.std,
+                    evaluate=lambda model: self._zero_shot(model, tokenizer, preprocess),
+                )
+                state = {k: v.contiguous() for k, v in trained.state_dict().items()}
+                save_file(state, done, metadata={"config": json.dumps(asdict(config))})
+            clip.load_state_dict(load_file(done))
         return clip.eval().requires_grad_(False), tokenizer, preprocess
 
     def validation_features(self, clip: nn.Module, preprocess: Preprocess) -> ValidationFeatures:
@@ -191,7 +203,7 @@ class Nano:
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         return build_feature_bank(
             visual,
-            self._source(BANK_SHAPE),
+            self._source(BANK_SHAPE, self.seed),
             plan,
             self.out / "features.safetensors",
             mean=preprocess.mean,
@@ -224,7 +236,8 @@ class Nano:
                 bank, encode, scale, ProjectorConfig(), evaluate, self._log("projectors")
             )
             visual: nn.Module = clip.visual  # type: ignore[assignment]
-            made = ProjectorCheckpoint("declip-nano", "clip.safetensors", tower_sha256(visual), perceptual, semantic)
+            weights = f"round-{len(self.rounds)}/clip.safetensors"
+            made = ProjectorCheckpoint("declip-nano", weights, tower_sha256(visual), perceptual, semantic)
             save_projectors(path, made)
         return load_projectors(path)
 
@@ -290,7 +303,7 @@ class Nano:
         """Ladders to learn from (clean photos) and to choose by (Kodak's, by turns from larger and smaller files)."""
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         tower = tower_sha256(visual)[:12]
-        rng = np.random.default_rng(self.config.seed)
+        rng = np.random.default_rng(self.seed)
         picked = [b[i] for b in self.banks.clean for i in np.sort(rng.choice(len(b), ATTRIBUTE_PHOTOS, replace=False))]
         held = [
             load_square(photo, side) for photo, side in zip(self.sources.validation, cycle(LADDER_SIDES), strict=False)
@@ -304,9 +317,9 @@ class Nano:
 
         return build(picked, "attributes"), build(held, "attributes-validation")
 
-    def _source(self, shape: BatchShape) -> BatchSource:
+    def _source(self, shape: BatchShape, seed: int) -> BatchSource:
         b = self.banks
-        return BatchSource(b.splits.fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=self.config.seed)
+        return BatchSource(b.splits.fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=seed)
 
     @torch.no_grad()
     def _zero_shot(self, clip: nn.Module, tokenizer: Tokenizer, preprocess: Preprocess) -> dict[str, float]:

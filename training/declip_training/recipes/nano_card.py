@@ -22,6 +22,7 @@ def model_card(
     scores = [f"- `{s.name}` ({s.kind}): {s.description.rstrip('.')}." for s in specs]
     heads = [f"- {name}: {result['mean']:.3f}" for name, result in validation.items()]
     ladders = [f"{name} {float(judged[f'ladder_{name}']):.3f}" for name in LADDERS]
+    faults = [f"{name} {value:.3f}" for name, value in judgement.camera_faults.items()]
     unseen = [f"{name} {value:.3f}" for name, value in judgement.unseen.items()]
     camera = judgement.camera.all
     numbers: dict[str, Any] = {k: f"{float(judged[k]):.3f}" for k in ("ss01", "ss02", "ss03", "mean", "pooled")}
@@ -31,6 +32,7 @@ def model_card(
         scores="\n".join(scores),
         validation="\n".join(heads),
         ladders=", ".join(ladders),
+        faults=", ".join(faults),
         unseen=", ".join(unseen),
         pairs=camera.pairs,
         camera=f"{camera.right:.2f}",
