@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from declip_runtime.benchmark import Row, Timing, Workload, to_csv, to_markdown
@@ -42,6 +43,11 @@ def interleaved(
                 calls += 1
             times[name].append((time.perf_counter() - start) / calls)
     return {name: Timing(tuple(t)) for name, t in times.items()}
+
+
+def times_as_fast(ours: Timing, other: Timing) -> float:
+    """How many times as fast ``ours`` is: median over the rounds, each at the speed that the machine had just then."""
+    return float(np.median(np.divide(other.seconds, ours.seconds)))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import peers
 import torch
-from common import Bar, Others, interleaved, save
+from common import Bar, Others, interleaved, save, times_as_fast
 
 from declip_runtime.backends.base import Backend
 from declip_runtime.benchmark import Row, model_workload
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", help=f"default: {VIT} and {peers.NANO}")
     parser.add_argument("--batch", type=int, action="append", help=f"default: {BATCHES}")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each peer and batch size")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each peer; a ratio is the median of theirs")
     options = parser.parse_args()
     torch.set_num_threads(available_cpus())
     rows: list[Row] = []
@@ -60,34 +60,42 @@ def measure(
     work = {
         TORCH: peers.torch_peer(model, images),
         TORCH_BF16: peers.torch_peer(model, images, torch.bfloat16),
+        CEILING: peers.gemm_ceiling(model, images),  # beside those compared with it: some machines swing within seconds
         **{name: export(images) for name, export in exports.items()},
         **{f"ours, {b.name} {b.precision}": model_workload(b, size, batch) for b in backends},
-        CEILING: peers.gemm_ceiling(model, images),
     }
     others = Others()
     timings = interleaved(work, seconds=seconds, rounds=rounds)
     rows: list[Row] = [
         {"model": model.name, "batch": batch, "peer": name, **timing.columns(batch)} for name, timing in timings.items()
     ]
-    for row in rows:
-        row |= {"x torch fp32": round(float(row["images/s"]) / float(rows[0]["images/s"]), 2), **others.column()}
+    for row, timing in zip(rows, timings.values(), strict=True):
+        row |= {f"x {name}": round(times_as_fast(timing, timings[name]), 3) for name in (TORCH, PLAIN_OV, CEILING)}
+        row |= others.column()
     print(f"{model.name}, batch {batch}: ", {row["peer"]: row["images/s"] for row in rows}, flush=True)
     return rows
 
 
 def bars(rows: list[Row]) -> list[Bar]:
-    """The promises, each on the best batch size of either side."""
+    """The promises. A ratio is the one at the batch size that suits the other side best."""
 
-    def best(model: str, *names: str) -> float:
-        rates = [float(r["images/s"]) for r in rows if r["model"] == model and str(r["peer"]) in names]
-        return max(rates, default=float("nan"))
+    def rates(model: str, name: str) -> dict[int, float]:
+        return {int(r["batch"]): float(r["images/s"]) for r in rows if (r["model"], r["peer"]) == (model, name)}
 
-    vit = [best(VIT, name) for name in (f"{OURS} bf16", TORCH, PLAIN_OV, CEILING)]
+    def ratio(name: str) -> float:
+        other = rates(VIT, name)
+        batch = max(other, key=other.__getitem__, default=None)
+        ours = (r for r in rows if (r["model"], r["peer"], r["batch"]) == (VIT, f"{OURS} bf16", batch))
+        return float(next(ours, {}).get(f"x {name}", "nan"))
+
+    nano = [
+        rate for precision in ("bf16", "fp32", "int8") for rate in rates(peers.NANO, f"{OURS} {precision}").values()
+    ]
     return [
-        Bar(f"{VIT}, ours in bf16 / torch fp32 eager", 5, vit[0] / vit[1]),
-        Bar(f"{VIT}, ours in bf16 / plain export on OpenVINO", 1.2, vit[0] / vit[2]),
-        Bar(f"{VIT}, ours in bf16 / GEMM ceiling", 0.6, vit[0] / vit[3]),
-        Bar(f"{peers.NANO}, images/s", 300, best(peers.NANO, f"{OURS} bf16", f"{OURS} fp32", f"{OURS} int8")),
+        Bar(f"{VIT}, ours in bf16 / torch fp32 eager", 5, ratio(TORCH)),
+        Bar(f"{VIT}, ours in bf16 / plain export on OpenVINO", 1.2, ratio(PLAIN_OV)),
+        Bar(f"{VIT}, ours in bf16 / GEMM ceiling", 0.6, ratio(CEILING)),
+        Bar(f"{peers.NANO}, images/s", 300, max(nano, default=float("nan"))),
     ]
 
 
