@@ -47,9 +47,10 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
     from declip_training.evaluation.biq2021 import append_ledger, evaluate_engine
     from declip_training.evaluation.camera_noise import read_polyu
     from declip_training.evaluation.judges import judge_engine, to_markdown
-    from declip_training.recipes.nano import ROUNDS, Nano, NanoResult
+    from declip_training.recipes.nano import Nano, NanoResult
     from declip_training.recipes.nano_card import model_card
     from declip_training.recipes.nano_data import Sources
+    from declip_training.recipes.nano_settings import ROUNDS
 
     sources = Sources(data)
     read_polyu(sources.polyu)  # what is missing is said before the training, not after it

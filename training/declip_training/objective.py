@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data.batches import BatchLabels
 from .data.descriptions import ANTONYMS, distortion_sentences, level_sentences, strength_of
+from .features import FeatureBatch
 from .losses import antonym_logit, image_to_text, ladder_loss, plcc_loss, soft_levels
 
 
@@ -93,6 +94,32 @@ class RefiningObjective:
             "kept": F.mse_loss(*kept),
             "distortion": 0.1 * image_to_text(distorted, self._encode_text(sentences), scale, _named(index, graded)),
         }
+
+
+def context_loss(
+    bank: Sequence[FeatureBatch], perceptual: nn.Module, scale: float, *, merged: int = 4, seed: int = 13
+) -> Callable[[Tensor, int], Tensor]:
+    """What a learned context must satisfy: opinions, their order within each subset, and falling ladders.
+
+    The first of the pairs decides, on ``merged`` batches of the bank, drawn each step.
+    """
+    with torch.no_grad():
+        embedded = [F.normalize(perceptual(b.features), dim=-1) for b in bank]
+
+    def loss(pairs: Tensor, step: int) -> Tensor:
+        parts = []
+        for chosen in np.random.default_rng((seed, step)).choice(len(bank), merged, replace=False):
+            labels = bank[chosen].labels
+            rated, ladders, _ = split_images(embedded[chosen], labels)
+            mos, subset = torch.from_numpy(labels.mos), torch.from_numpy(labels.subset)
+            score = torch.sigmoid(antonym_logit(rated, pairs[0], scale))
+            within = [plcc_loss(score[subset == k], mos[subset == k]) for k in subset.unique()]
+            rungs = antonym_logit(ladders, pairs[0], scale).view(labels.severities.shape)
+            fall = ladder_loss(rungs, torch.from_numpy(labels.severities))
+            parts.append(4 * F.mse_loss(score, mos) + torch.stack(within).mean() + plcc_loss(score, mos) + 3 * fall)
+        return torch.stack(parts).mean()
+
+    return loss
 
 
 def _graded(labels: BatchLabels) -> list[tuple[str, float]]:

@@ -91,7 +91,7 @@ def camera_grain(pixels: Pixels, severity: float, rng: np.random.Generator) -> P
     blotches = _soft_noise(pixels.shape, rng.uniform(0.6, 2.5), rng)
     blotches -= blotches.mean(axis=2, keepdims=True)
     noise = fine + rng.uniform(0.2, 1.0) * blotches
-    grainy = np.clip(pixels + np.float32(strength) * shade * noise + 0.5, 0, 255).astype(np.uint8)
+    grainy: Pixels = np.clip(pixels + np.float32(strength) * shade * noise + 0.5, 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         return grainy
     stored = io.BytesIO()

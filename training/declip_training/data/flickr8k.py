@@ -33,3 +33,10 @@ def read_flickr8k(images: Path, captions: Path) -> list[Captioned]:
     if not found:
         raise TrainingError(f"no photo in {images} has a caption in {captions}. Are these the Flickr8k images?")
     return found
+
+
+def read_split(names: Path) -> frozenset[str]:
+    """File names of an official list, such as ``Flickr_8k.testImages.txt``; TrainingError where it is missing."""
+    if not names.is_file():
+        raise TrainingError(f"a list of Flickr8k's splits is missing: {names}. It comes with the official captions.")
+    return frozenset(names.read_text(encoding="utf-8").split())

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from declip_runtime.errors import TrainingError
+from declip_training.files import lock
 
 from .datasets import Photo
 
 FORMAT = "declip-scores"
-_BEYOND = 2**31 - 2  # the last byte that Windows lets a 32-bit offset name
 Key = tuple[str, int, int]
 Values = tuple[float, ...]
 
@@ -136,17 +135,9 @@ class ScoreCache:
 
 
 def _take_turn(stream: BinaryIO, path: Path) -> None:
-    """Keep others from writing the file until it is closed, which the system sees to should this process be killed."""
+    """Keep other evaluations from writing the file."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            stream.seek(_BEYOND)  # others may read what is locked there: nothing
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(stream)
     except OSError as error:
         raise TrainingError(
             f"{path} cannot be had alone: {error.strerror or error}. If another evaluation is writing it, wait for its "

@@ -67,7 +67,8 @@ def pixelation(pixels: Pixels, strength: float) -> Pixels:
     """Cells of ``strength`` pixels a side show the one in their middle: edges become stairs, fine patterns beat."""
     height, width = pixels.shape[:2]
     rows, columns = (((np.arange(length) // strength + 0.5) * strength).astype(int) for length in (height, width))
-    return pixels[np.ix_(rows.clip(max=height - 1), columns.clip(max=width - 1))]
+    cells: Pixels = pixels[np.ix_(rows.clip(max=height - 1), columns.clip(max=width - 1))]
+    return cells
 
 
 def lost_blocks(pixels: Pixels, strength: float) -> Pixels:
@@ -80,7 +81,7 @@ def lost_blocks(pixels: Pixels, strength: float) -> Pixels:
 
 def combing(pixels: Pixels, strength: float) -> Pixels:
     """Each second row ``strength`` pixels to the right, as two fields of moving video make it."""
-    combed = pixels.copy()
+    combed: Pixels = pixels.copy()
     combed[1::2] = np.pad(pixels, ((0, 0), (round(strength), 0), (0, 0)), mode="edge")[1::2, : pixels.shape[1]]
     return combed
 

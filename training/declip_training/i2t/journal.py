@@ -6,7 +6,6 @@ written down but judged anew in each run, so other limits need no new replies.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from declip_runtime.errors import TrainingError
+from declip_training.files import lock
 
 _VERSION = 1
 _BEGINNING = b'{"journal": '
@@ -152,10 +152,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[Reply], int]:
 
 def _claim(stream: FileIO, path: Path) -> None:
     """Two runs on one journal would pay for every reply twice."""
-    with contextlib.suppress(ModuleNotFoundError):  # no such locks on Windows
-        import fcntl
-
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TrainingError(f"the journal {path} is in use by another run. Wait for it, or end it.") from error
+    try:
+        lock(stream)
+    except BlockingIOError as error:
+        raise TrainingError(f"the journal {path} is in use by another run. Wait for it, or end it.") from error

@@ -11,7 +11,7 @@ from PIL import Image
 
 from declip_runtime.errors import TrainingError
 from declip_training.data.biq2021 import Splits, read_splits
-from declip_training.data.flickr8k import Captioned, read_flickr8k
+from declip_training.data.flickr8k import Captioned, read_flickr8k, read_split
 from declip_training.data.pixel_bank import build_pixel_bank
 
 SIDE = 384
@@ -62,9 +62,22 @@ class Sources:
         return self.root / "polyu"
 
     def captioned(self) -> list[Captioned]:
-        """Flickr8k photos (github.com/RlNZLER/Image-Text-Matching at ae2cf6e) and their official captions."""
+        """Flickr8k photos (github.com/RlNZLER/Image-Text-Matching at ae2cf6e) with official captions, less Test."""
+        test = self._flickr8k_test
+        return [photo for photo in self._flickr8k() if photo.path.name not in test]
+
+    def captioned_test(self) -> list[Captioned]:
+        """Flickr8k's official Test: 1,000 photos, for judging."""
+        test = self._flickr8k_test
+        return [photo for photo in self._flickr8k() if photo.path.name in test]
+
+    def _flickr8k(self) -> list[Captioned]:
         folder = self.root / "flickr8k"
         return read_flickr8k(folder / "data/images", folder / "Flickr8k_text/Flickr8k.token.txt")
+
+    @property
+    def _flickr8k_test(self) -> frozenset[str]:
+        return read_split(self.root / "flickr8k/Flickr8k_text/Flickr_8k.testImages.txt")
 
     def _photos(self, *patterns: str, least: int) -> list[Path]:
         found = sorted(path for pattern in patterns for path in self.root.glob(pattern))

@@ -1,0 +1,43 @@
+"""What the recipe of the bundled engine is set to: schedules, what batches hold, and what choices go by."""
+
+from __future__ import annotations
+
+from declip_training.data.batches import BatchShape
+from declip_training.data.distortions import DISTORTIONS
+from declip_training.pretrain import PretrainConfig
+
+# The second round starts at the first one's average: its rate restarts, at half the height.
+ROUNDS = (PretrainConfig(), PretrainConfig(steps=2000, lr=7e-4, text_lr=2.5e-4, warmup=100, seed=8))
+# What scaling down hides best, compression and blown highlights, is shown most, and noise, which enlarging changes. All
+# ladders are distorted in the file's pixels: noise added to what the tower sees teaches it nothing of enlarged noise.
+TOWER_SHAPE = BatchShape(
+    rated=(14, 12, 24),
+    ladders=12,
+    captioned=8,
+    ladder_odds={
+        "jpeg": 3.0, "sensor noise": 2.5, "overexposure": 2.0, "display noise": 1.5, "camera grain": 2.0,
+        "colour fringes": 1.5, "banding": 1.5, "halos": 1.5, "smearing": 1.5,
+    },
+    scaling=0.5,
+    stored=frozenset(DISTORTIONS),
+)  # fmt: skip
+# The tower's embedding tells compression better than its cosine with two sentences does: the projector's to learn.
+BANK_SHAPE = BatchShape(
+    ladders=17,
+    distorted_captions=0.7,
+    ladder_odds={
+        "jpeg": 6.0, "sensor noise": 4.0, "overexposure": 3.0, "display noise": 2.0, "gaussian blur": 2.0,
+        "camera grain": 3.0, "colour fringes": 2.0, "banding": 2.0, "halos": 2.0, "smearing": 2.0,
+    },
+    scaling=0.4,
+    stored=frozenset(DISTORTIONS),
+)  # fmt: skip
+BANK_BATCHES = 240
+BANK_CROPS = (336,)
+LADDER_PHOTOS = 20
+ATTRIBUTE_PHOTOS = 40  # from each bank of clean photos
+LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
+WORTHWHILE = 0.002  # less than this and prompts that a person can read are worth more
+READABLE = "readable words"
+SEVERAL = "five readable pairs"
+COOP = "CoOp context"
