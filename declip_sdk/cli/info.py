@@ -15,11 +15,9 @@ from declip_runtime import backends
 from declip_runtime.engine_file import EngineFile, bundled_engine
 from declip_runtime.errors import BackendError
 from declip_runtime.manifest import ScoreSpec
-from declip_runtime.scorer import Scorer
 
 from .options import engine_argument
 from .output import standard_output
-from .progress import loading
 from .screen import draw, separator
 from .table import NOT_VALIDATED
 from .text import visible
@@ -51,10 +49,9 @@ def command(engine: str | None, license_: bool, card: bool, format_: str) -> Non
 
 
 def _chosen(file: EngineFile) -> dict[str, str]:
-    """What ``Scorer`` would take: found by making one, which compiles an engine that is not in the cache yet."""
+    """What ``Scorer`` would take."""
     try:
-        with loading(), Scorer(file.path) as scorer:
-            return {"backend": scorer.backend, "device": scorer.device, "precision": scorer.precision}
+        return dict(vars(backends.resolve(file)))
     except BackendError as error:
         return {"error": str(error)}
 

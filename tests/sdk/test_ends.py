@@ -13,7 +13,7 @@ import pytest
 
 from declip_sdk.cli import run
 
-from .command import DECLIP, FAKE, TINY, in_terminal, start
+from .command import DECLIP, FAKE, TINY, start
 from .conftest import save_picture
 from .test_score import MADE_UP
 
@@ -173,12 +173,3 @@ def test_a_benchmark_looks_at_its_output_first(tmp_path: Path, capfd: Any) -> No
     captured = capfd.readouterr()
     assert "does not exist" in captured.err
     assert captured.out == ""
-
-
-# --- waiting
-
-
-def test_info_says_what_it_waits_for() -> None:
-    code, seen = in_terminal("info", TINY)
-    assert code == 0
-    assert seen.index("loading the engine") < seen.index("chosen here")

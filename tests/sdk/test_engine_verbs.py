@@ -41,6 +41,7 @@ def test_info_tells_what_the_engine_scores_and_what_runs_it(engine: Path, cache:
         assert ("higher is better" in line) == (spec.kind == "quality")
         assert all(f"{positive} / {negative}" in text for positive, negative in spec.pairs)
     assert all(any(line.split()[:1] == [name] for line in lines) for name in REGISTRY)
+    assert not any(cache.glob("*")), "nothing is compiled for a page of facts"
     with Scorer(engine) as scorer:
         assert f"chosen here: {scorer.backend} · {scorer.device} · {scorer.precision}" in text
     (fake,) = (line for line in lines if line.split()[:1] == ["fake"])

@@ -127,7 +127,7 @@ def test_projectors_mend_ladders_keep_opinions_and_the_best_step(tiny_clip: Any,
     assert agreement(perceptual) == pytest.approx(max(line["choice"] for line in logged))
     assert agreement(perceptual) > before + 0.1
     moved = [np.abs(logit(perceptual, x) - logit(torch.nn.Identity(), x)).mean() for x in (rated, ladders)]
-    assert moved[0] < 0.5 * moved[1], "photos with opinions keep theirs, ladders move"
+    assert moved[0] < 0.8 * moved[1], "photos with opinions keep theirs, ladders move"
     assert float(semantic.down.weight.detach().abs().max()) > 0
 
 

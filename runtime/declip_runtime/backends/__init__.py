@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from declip_runtime.errors import BackendUnavailableError
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from declip_runtime.cache import Cache
     from declip_runtime.engine_file import EngineFile
 
-    from .base import Backend
+    from .base import Backend, Precision
 
 REGISTRY = {
     "openvino": "declip_runtime.backends.openvino:OpenVINOBackend",
@@ -24,6 +25,38 @@ AUTO = ("openvino", "onnxruntime")
 """What ``backend="auto"`` tries, fastest first."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What runs an engine: a backend's name, its device and precision."""
+
+    backend: str
+    device: str
+    precision: Precision
+
+
+def resolve(engine: EngineFile, backend: str = "auto", *, device: str | None = None, precision: str = "auto") -> Choice:
+    """What ``choose`` would make, found without loading the model.
+
+    A name gives that backend or raises; "auto" gives the first of ``AUTO`` that is installed and has the device. An
+    engine that lacks the precision is an error and not a reason to try the next.
+
+    Raises BackendUnavailableError with every reason, PrecisionError, UsageError.
+    """
+    if backend == "auto":
+        reasons = []
+        for name in AUTO:
+            try:
+                return resolve(engine, name, device=device, precision=precision)
+            except BackendUnavailableError as error:
+                reasons.append(str(error))
+        raise BackendUnavailableError(" ".join(reasons))
+    kind = _class(backend)
+    reason = kind.available()
+    if reason is not None:
+        raise BackendUnavailableError(f"backend {backend!r} cannot be used here: {reason}")
+    return Choice(backend, *kind.resolve(engine, device, precision))
+
+
 def choose(
     engine: EngineFile,
     backend: str = "auto",
@@ -33,26 +66,13 @@ def choose(
     threads: int | None = None,
     cache: Cache | None = None,
 ) -> Backend:
-    """Make a backend for ``engine``.
+    """Make the backend that ``resolve`` finds for ``engine``.
 
-    A name gives that backend or raises; "auto" gives the first of ``AUTO`` that is installed and has the device. An
-    engine that fails on it, or lacks the precision, is an error and not a reason to try the next.
-
-    Raises BackendUnavailableError with every reason, and what the backend's constructor raises.
+    Raises what ``resolve`` and the backend's constructor raise; an engine that fails on it is no reason to try another.
     """
-    if backend == "auto":
-        reasons = []
-        for name in AUTO:
-            try:
-                return choose(engine, name, device=device, precision=precision, threads=threads, cache=cache)
-            except BackendUnavailableError as error:
-                reasons.append(str(error))
-        raise BackendUnavailableError(" ".join(reasons))
-    kind = _class(backend)
-    reason = kind.available()
-    if reason is not None:
-        raise BackendUnavailableError(f"backend {backend!r} cannot be used here: {reason}")
-    return kind(engine, device=device, precision=precision, threads=threads, cache=cache)
+    choice = resolve(engine, backend, device=device, precision=precision)
+    kind = _class(choice.backend)
+    return kind(engine, device=choice.device, precision=choice.precision, threads=threads, cache=cache)
 
 
 def available() -> dict[str, str | None]:

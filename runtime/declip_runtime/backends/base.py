@@ -62,20 +62,31 @@ class Backend(ABC):
         threads: int | None = None,
         cache: Cache | None = None,
     ) -> None:
-        if precision != "auto" and precision not in get_args(Precision):
-            raise UsageError(f"precision={precision!r} is unknown. Use one of: auto, {', '.join(get_args(Precision))}.")
         if threads is not None and threads < 1:
             raise UsageError(f"threads={threads} cannot work. Give at least 1.")
         self.engine = engine
+        self.device, self.precision = self.resolve(engine, device, precision)
         self._closed = False
         self._running = 0
         self._change = threading.Condition()
-        self._load_impl(device, precision, threads, cache)
+        self._load_impl(threads, cache)
 
     @classmethod
     @abstractmethod
     def available(cls) -> str | None:
         """None where this backend can be used here, else the reason and the fix in one or two sentences."""
+
+    @classmethod
+    def resolve(cls, engine: EngineFile, device: str | None = None, precision: str = "auto") -> tuple[str, Precision]:
+        """Device and precision that an instance would have, found without loading the model.
+
+        Raises BackendUnavailableError for a device, PrecisionError and UsageError for a precision that cannot be had.
+        """
+        if precision != "auto" and precision not in get_args(Precision):
+            raise UsageError(f"precision={precision!r} is unknown. Use one of: auto, {', '.join(get_args(Precision))}.")
+        found, arithmetic = cls._resolve_impl(device, precision)
+        graph_for(engine, arithmetic)
+        return found, arithmetic
 
     @property
     @abstractmethod
@@ -125,9 +136,14 @@ class Backend(ABC):
                 self._running -= 1
                 self._change.notify_all()
 
+    @classmethod
     @abstractmethod
-    def _load_impl(self, device: str | None, precision: str, threads: int | None, cache: Cache | None) -> None:
-        """Compile; set ``device``, ``precision`` and ``description``."""
+    def _resolve_impl(cls, device: str | None, precision: str) -> tuple[str, Precision]:
+        """What ``resolve`` returns, for a precision that exists or "auto"."""
+
+    @abstractmethod
+    def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
+        """Compile for ``device`` and ``precision``; set ``description``."""
 
     @abstractmethod
     def _run_impl(self, images: npt.NDArray[np.uint8]) -> Output:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from declip_runtime.cache import Cache
 from declip_runtime.errors import BackendUnavailableError, PrecisionError
 
-from .base import Backend, Output
+from .base import Backend, Output, Precision
 
 
 class FakeBackend(Backend):
@@ -33,12 +33,15 @@ class FakeBackend(Backend):
         """8, so that tests see several batches."""
         return 8
 
-    def _load_impl(self, device: str | None, precision: str, threads: int | None, cache: Cache | None) -> None:
+    @classmethod
+    def _resolve_impl(cls, device: str | None, precision: str) -> tuple[str, Precision]:
         if device not in (None, "cpu"):
             raise BackendUnavailableError(f"the fake backend has no device {device!r}. Leave device out.")
         if precision not in ("auto", "fp32"):
             raise PrecisionError(f"the fake backend has no {precision}. Use fp32.")
-        self.device, self.precision = "cpu", "fp32"
+        return "cpu", "fp32"
+
+    def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
         self.description = "fake: statistics of the pixels, no model, meaningless scores"
         names = self.engine.manifest.score_names
         digests = (hashlib.sha256(name.encode()).digest() for name in names)

@@ -47,11 +47,27 @@ class ONNXRuntimeBackend(Backend):
         """8: its CPU kernels gain nothing from more."""
         return 8
 
-    def _load_impl(self, device: str | None, precision: str, threads: int | None, cache: Cache | None) -> None:
+    @classmethod
+    def _resolve_impl(cls, device: str | None, precision: str) -> tuple[str, Precision]:
+        chosen = (device or "cpu").lower()
+        if chosen not in _PROVIDERS:
+            raise BackendUnavailableError(
+                f"device={device!r} is unknown to the ONNX Runtime backend. Use one of: {', '.join(_PROVIDERS)}."
+            )
+        present = import_onnxruntime().get_available_providers()
+        if _provider_name(chosen) not in present:
+            raise BackendUnavailableError(
+                f"the ONNX Runtime that is installed has no {_provider_name(chosen)} (it has {', '.join(present)})."
+                " Run: pip uninstall -y onnxruntime && pip install 'declip-sdk[cuda]'"
+            )
+        known: dict[str, Precision] = {"auto": "fp32", "fp32": "fp32", "int8": "int8"}
+        if precision not in known:
+            raise PrecisionError(f"the ONNX Runtime backend does not compute in {precision}. Use fp32 or int8.")
+        return chosen, known[precision]
+
+    def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
         self._onnxruntime = import_onnxruntime()
         self._errors = _errors(self._onnxruntime)
-        self.device = self._resolve_device(device)
-        self.precision = self._resolve(precision)
         graph = graph_for(self.engine, self.precision)
         self._session = self._make_session(graph, threads or available_cpus())
         provider = self._session.get_providers()[0]
@@ -62,28 +78,6 @@ class ONNXRuntimeBackend(Backend):
             )
         self.engine.require_unchanged()
         self.description = f"ONNX Runtime {self._onnxruntime.__version__}, {provider}, {self.precision}"
-
-    def _resolve_device(self, device: str | None) -> str:
-        chosen = (device or "cpu").lower()
-        if chosen not in _PROVIDERS:
-            raise BackendUnavailableError(
-                f"device={device!r} is unknown to the ONNX Runtime backend. Use one of: {', '.join(_PROVIDERS)}."
-            )
-        present = self._onnxruntime.get_available_providers()
-        if _provider_name(chosen) not in present:
-            raise BackendUnavailableError(
-                f"the ONNX Runtime that is installed has no {_provider_name(chosen)} (it has {', '.join(present)})."
-                " Run: pip uninstall -y onnxruntime && pip install 'declip-sdk[cuda]'"
-            )
-        return chosen
-
-    @staticmethod
-    def _resolve(precision: str) -> Precision:
-        if precision in ("auto", "fp32"):
-            return "fp32"
-        if precision == "int8":
-            return "int8"
-        raise PrecisionError(f"the ONNX Runtime backend does not compute in {precision}. Use fp32 or int8.")
 
     def _make_session(self, graph: str, threads: int) -> Any:
         options = self._onnxruntime.SessionOptions()

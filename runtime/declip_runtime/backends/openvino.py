@@ -53,18 +53,25 @@ class OpenVINOBackend(Backend):
         """16: from 8 on the work per image no longer falls, from the bundled engine to ViT-H-14; the rest is slack."""
         return 16
 
-    def _load_impl(self, device: str | None, precision: str, threads: int | None, cache: Cache | None) -> None:
+    @classmethod
+    def _resolve_impl(cls, device: str | None, precision: str) -> tuple[str, Precision]:
         if device is not None and device.lower() != "cpu":
             raise BackendUnavailableError(
                 f"the OpenVINO backend runs on the CPU, not on {device!r}. Leave device out or choose another backend."
             )
+        native = _native_precision(import_openvino().Core())
+        if precision == "fp16":
+            raise PrecisionError("on a CPU fp16 is slower than fp32 or less exact than bf16. Use fp32, bf16 or int8.")
+        if precision == "bf16" and native != "bf16":
+            raise PrecisionError("this CPU has no bf16 instructions. Use precision='fp32'.")
+        known: dict[str, Precision] = {"auto": native, "fp32": "fp32", "bf16": "bf16", "int8": "int8"}
+        return "cpu", known[precision]
+
+    def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
         self._openvino = import_openvino()
         core = self._openvino.Core()
-        native = self._native_precision(core)
-        self.device = "cpu"
-        self.precision = self._resolve(precision, native)
         graph = graph_for(self.engine, self.precision)
-        hint = _HINTS[native if self.precision == "int8" else self.precision]
+        hint = _HINTS[_native_precision(core) if self.precision == "int8" else self.precision]
         config: dict[str, Any] = {
             # One stream, all threads on one batch: as fast as several streams from batch 16 on, and twice as fast for
             # a single image.
@@ -93,21 +100,6 @@ class OpenVINOBackend(Backend):
     @property
     def _version(self) -> str:
         return str(self._openvino.get_version()).split("-")[0]
-
-    @staticmethod
-    def _native_precision(core: Any) -> Precision:
-        """What OpenVINO itself would compute fp32 graphs in: bf16 where the CPU has instructions for it."""
-        return "bf16" if core.get_property("CPU", "INFERENCE_PRECISION_HINT").to_string() == "bf16" else "fp32"
-
-    @staticmethod
-    def _resolve(precision: str, native: Precision) -> Precision:
-        if precision == "auto":
-            return native
-        if precision == "fp16":
-            raise PrecisionError("on a CPU fp16 is slower than fp32 or less exact than bf16. Use fp32, bf16 or int8.")
-        if precision == "bf16" and native != "bf16":
-            raise PrecisionError("this CPU has no bf16 instructions. Use precision='fp32'.")
-        return "fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "int8"
 
     def _obtain(self, core: Any, graph: str, config: dict[str, Any], cache: Cache | None) -> Any:
         """The compiled model, from the cache where it is there, and into it where it was not.
@@ -182,6 +174,11 @@ class OpenVINOBackend(Backend):
         self._idle.clear()
         del self._compiled  # before the memory that it computes from
         del self._memory
+
+
+def _native_precision(core: Any) -> Precision:
+    """What OpenVINO itself would compute fp32 graphs in: bf16 where the CPU has instructions for it."""
+    return "bf16" if core.get_property("CPU", "INFERENCE_PRECISION_HINT").to_string() == "bf16" else "fp32"
 
 
 def _release_pages(mapped: npt.NDArray[np.uint8]) -> None:
