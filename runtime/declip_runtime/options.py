@@ -11,6 +11,7 @@ from .images import Channels
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Decode = Literal["fast", "exact"]
+OnError = Literal["raise", "record"]
 
 MAX_VIEWS = 100
 """More would see nothing new, and each takes memory."""

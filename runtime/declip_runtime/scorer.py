@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
-from contextlib import closing
+from collections.abc import Generator, Iterable, Sized
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Literal, get_args
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, get_args
 
 from . import backends
 from .backends.base import Backend
 from .cache import Cache
-from .calibration import calibrate
-from .cpu import available_cpus
 from .engine_file import EngineFile, bundled_engine
-from .errors import BackendExecutionError, ImageTooLargeError, ScorerStateError
-from .images import DEFAULT_MAX_PIXELS, Channels, Source, describe, open_image, sources
-from .loader import Loader, Prepared
+from .errors import ScorerStateError
+from .images import DEFAULT_MAX_PIXELS, Channels, Source, sources
 from .manifest import Manifest
-from .options import Decode, Options, Precision, absolute_path, require_one_of
-from .preprocess import prepare
+from .options import Decode, OnError, Options, Precision, absolute_path, require_one_of
+from .pipeline import Pipeline
 from .scores import Score, Scores
 
-OnError = Literal["raise", "record"]
 Images = Source | Iterable[Source]
 """One image or many; an array [N, H, W, 3] is many."""
-
-_PATIENCE = 0.05
-"""Seconds that prepared images wait for company where their source may wait for their answers."""
 
 _ALWAYS_VERIFIED = 64_000_000
 """Bytes of an engine file that are hashed in less time than anybody notices."""
@@ -44,10 +32,11 @@ _started_in: int | None = None
 
 @dataclass(frozen=True)
 class _Loaded:
-    """An engine and the backend that runs it, alive in process ``pid`` only."""
+    """An engine and what runs it, alive in process ``pid`` only."""
 
     engine: EngineFile
     backend: Backend
+    pipeline: Pipeline
     pid: int
 
 
@@ -117,8 +106,6 @@ class Scorer:
 
     def _prepare_state(self, options: Options) -> None:
         self._options = options
-        # However many threads score at once, no more pictures are decoded at a time than the budget says.
-        self._decoding = threading.BoundedSemaphore(options.threads or available_cpus())
         self._lock = threading.Lock()
         self._loaded: _Loaded | None = None
         self._closed = False
@@ -138,7 +125,7 @@ class Scorer:
         """
         require_one_of("on_error", on_error, get_args(OnError))
         loaded = self._ready()
-        scores = self._stream(loaded, sources(images), on_error, embeddings, may_wait=False)
+        scores = loaded.pipeline.stream(sources(images), on_error, embeddings, may_wait=False)
         manifest = loaded.engine.manifest
         return Scores(manifest.score_names, list(scores), embedding_dim=manifest.embedding_dim)
 
@@ -154,103 +141,11 @@ class Scorer:
         require_one_of("on_error", on_error, get_args(OnError))
         # A collection is all there; only something else can keep us waiting for its next image.
         may_wait = not isinstance(images, Sized)
-        return self._stream(self._ready(), sources(images), on_error, embeddings, may_wait=may_wait)
+        return self._ready().pipeline.stream(sources(images), on_error, embeddings, may_wait=may_wait)
 
     def warmup(self) -> None:
         """Run the model once on black images, so that the first real ones do not wait for its one-time work."""
-        loaded = self._ready()
-        size = loaded.engine.manifest.preprocess.size
-        for batch in sorted({1, self._batch_size(loaded)}):
-            loaded.backend.run(np.zeros((batch, size, size, 3), np.uint8))
-
-    def _stream(
-        self, loaded: _Loaded, images: Iterable[Source], on_error: OnError, embeddings: bool, *, may_wait: bool
-    ) -> Generator[Score, None, None]:
-        manifest = loaded.engine.manifest
-        names = manifest.score_names
-        for batch in self._batches(loaded, images, may_wait):
-            values, vectors = self._run(loaded, [p.pixels for p in batch if p.pixels is not None])
-            rows = iter(range(len(values)))
-            for item in batch:
-                if item.error is None:
-                    row = next(rows)
-                    numbers, vector = tuple(values[row].tolist()), vectors[row]
-                elif on_error == "raise":
-                    raise item.error
-                else:
-                    numbers, vector = (math.nan,) * len(names), np.full(manifest.embedding_dim, np.nan, np.float32)
-                name = _image_name(item.source)
-                yield Score(item.index, name, names, numbers, item.error, vector if embeddings else None)
-
-    def _batches(self, loaded: _Loaded, images: Iterable[Source], may_wait: bool) -> Iterator[list[Prepared]]:
-        """Prepared images in batches: full ones, and where ``images`` may wait whatever is there when no more is.
-
-        Waiting for a full batch as long as images are on their way keeps the model efficient; not waiting when none is
-        lets a program on the other side of a pipe send its next path only after it has read the answer, and a slow
-        image does not hold back the answers to those before it.
-        """
-        size = self._images_at_once(loaded)
-        read = taken = 0
-
-        def counted() -> Iterator[Source]:
-            nonlocal read
-            for image in images:
-                read += 1
-                yield image
-
-        load = Loader(self._preparer(loaded), threads=self._threads, ahead=2 * size + self._threads)
-        batch: list[Prepared] = []
-        with closing(load(counted(), patience=_PATIENCE if may_wait else None)) as prepared:
-            for item in prepared:
-                if item is None:
-                    if batch:
-                        yield batch
-                        batch = []
-                    continue
-                batch.append(item)
-                taken += 1
-                if len(batch) == size or (may_wait and taken == read):
-                    yield batch
-                    batch = []
-        if batch:
-            yield batch
-
-    def _run(
-        self, loaded: _Loaded, pictures: list[npt.NDArray[np.uint8]]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Calibrated scores [n, K] and embeddings [n, D] of n pictures, each uint8 [views, S, S, 3]."""
-        manifest, views = loaded.engine.manifest, self._options.views
-        if not pictures:
-            return np.empty((0, len(manifest.scores)), np.float32), np.empty((0, manifest.embedding_dim), np.float32)
-        pixels, size = np.concatenate(pictures), self._batch_size(loaded)
-        outputs = [loaded.backend.run(pixels[start : start + size]) for start in range(0, len(pixels), size)]
-        scores = np.concatenate([output.scores for output in outputs])
-        if not np.isfinite(scores).all():  # NaN is how a failed image is told from the others
-            raise BackendExecutionError(
-                f"{loaded.backend.description} gave a score that is not a number. Use precision='fp32'."
-            )
-        raw = scores.reshape(len(pictures), views, -1).mean(axis=1)
-        perceptual = np.concatenate([output.perceptual for output in outputs])
-        vectors = perceptual.reshape(len(pictures), views, -1).mean(axis=1)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return calibrate(manifest.scores, raw), vectors
-
-    def _preparer(self, loaded: _Loaded) -> Callable[[Source], npt.NDArray[np.uint8]]:
-        options, spec = self._options, loaded.engine.manifest.preprocess
-        fast = options.decode == "fast" and options.views == 1  # native-resolution crops need every pixel
-        minimum_side = 2 * spec.size if fast else None
-
-        def prepared(source: Source) -> npt.NDArray[np.uint8]:
-            try:
-                with self._decoding:
-                    image = open_image(
-                        source, minimum_side=minimum_side, max_pixels=options.max_pixels, channels=options.channels
-                    )
-                    return prepare(image, spec, options.views)
-            except MemoryError as error:  # where Pillow or NumPy ran out of it while resizing
-                raise ImageTooLargeError(f"{describe(source)} needs too much memory. Scale it down first.") from error
-
-        return prepared
+        self._ready().pipeline.warmup()
 
     # --- state
 
@@ -328,7 +223,7 @@ class Scorer:
     @property
     def batch_size(self) -> int:
         """Views that go through the model at once."""
-        return self._batch_size(self._ready())
+        return self._ready().pipeline.batch_size
 
     @property
     def identity(self) -> dict[str, str | int]:
@@ -354,16 +249,6 @@ class Scorer:
             f"device={backend.device!r}, precision={backend.precision!r})"
         )
 
-    def _batch_size(self, loaded: _Loaded) -> int:
-        return self._options.batch_size or loaded.backend.preferred_batch
-
-    def _images_at_once(self, loaded: _Loaded) -> int:
-        return max(1, self._batch_size(loaded) // self._options.views)
-
-    @property
-    def _threads(self) -> int:
-        return self._options.threads or available_cpus()
-
 
 def _load(options: Options) -> _Loaded:
     global _started_in
@@ -380,7 +265,7 @@ def _load(options: Options) -> _Loaded:
         cache=Cache(options.cache_dir),
     )
     _started_in = os.getpid()
-    return _Loaded(engine, backend, _started_in)
+    return _Loaded(engine, backend, Pipeline(engine, backend, options), _started_in)
 
 
 def _refuse_fork(pid: int | None) -> None:
@@ -390,7 +275,3 @@ def _refuse_fork(pid: int | None) -> None:
             " worker processes with multiprocessing.get_context('spawn') or 'forkserver', or make the first Scorer"
             " after the fork."
         )
-
-
-def _image_name(source: Source) -> str:
-    return os.fsdecode(source) if isinstance(source, str | os.PathLike) else describe(source)

@@ -300,7 +300,7 @@ def test_what_was_read_is_answered_before_more_is_asked_for(scorer: Scorer) -> N
 
 def test_a_slow_image_does_not_hold_back_the_answers_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are read at once; the second is decoded only when the first was answered."""
-    from declip_runtime import scorer as module
+    from declip_runtime import pipeline as module
 
     answered, original = threading.Event(), module.open_image
 
@@ -319,7 +319,7 @@ def test_a_slow_image_does_not_hold_back_the_answers_before_it(monkeypatch: pyte
 
 
 def test_memory_that_runs_out_is_the_error_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    from declip_runtime import scorer as module
+    from declip_runtime import pipeline as module
 
     def prepare(image: Any, *arguments: Any) -> Any:
         if image.width == 81:
@@ -390,7 +390,7 @@ def test_many_threads_get_the_scores_of_one(scorer: Scorer) -> None:
 
 
 def test_many_callers_decode_no_more_at_a_time_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    from declip_runtime import scorer as module
+    from declip_runtime import pipeline as module
 
     decoding: list[int] = []
     most: list[int] = []

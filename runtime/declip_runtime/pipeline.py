@@ -1,0 +1,146 @@
+"""From images to scores with an engine that is loaded: prepared in threads, run in batches, answered in order."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+
+import numpy as np
+import numpy.typing as npt
+
+from .backends.base import Backend
+from .calibration import calibrate
+from .cpu import available_cpus
+from .engine_file import EngineFile
+from .errors import BackendExecutionError, ImageTooLargeError
+from .images import Source, describe, open_image
+from .loader import Loader, Prepared
+from .options import OnError, Options
+from .preprocess import prepare
+from .scores import Score
+
+_PATIENCE = 0.05
+"""Seconds that prepared images wait for company where their source may wait for their answers."""
+
+
+class Pipeline:
+    """One engine on one backend, as ``options`` ask for it. May be used from many threads at once."""
+
+    def __init__(self, engine: EngineFile, backend: Backend, options: Options) -> None:
+        self._engine, self._backend, self._options = engine, backend, options
+        self._threads = options.threads or available_cpus()
+        # However many threads score at once, no more pictures are decoded at a time than the budget says.
+        self._decoding = threading.BoundedSemaphore(self._threads)
+
+    @property
+    def batch_size(self) -> int:
+        """Views that go through the model at once."""
+        return self._options.batch_size or self._backend.preferred_batch
+
+    def stream(
+        self, images: Iterable[Source], on_error: OnError, embeddings: bool, *, may_wait: bool
+    ) -> Generator[Score, None, None]:
+        """A Score for each image, in order; ``may_wait`` where an image may be long in coming (see ``Scorer.stream``).
+
+        Raises the first image's error under "raise", BackendExecutionError.
+        """
+        manifest = self._engine.manifest
+        names = manifest.score_names
+        for batch in self._batches(images, may_wait):
+            values, vectors = self._run([p.pixels for p in batch if p.pixels is not None])
+            rows = iter(range(len(values)))
+            for item in batch:
+                if item.error is None:
+                    row = next(rows)
+                    numbers, vector = tuple(values[row].tolist()), vectors[row]
+                elif on_error == "raise":
+                    raise item.error
+                else:
+                    numbers, vector = (math.nan,) * len(names), np.full(manifest.embedding_dim, np.nan, np.float32)
+                name = _image_name(item.source)
+                yield Score(item.index, name, names, numbers, item.error, vector if embeddings else None)
+
+    def warmup(self) -> None:
+        """Run the model once at each batch size that comes first, on black images."""
+        size = self._engine.manifest.preprocess.size
+        for batch in sorted({1, self.batch_size}):
+            self._backend.run(np.zeros((batch, size, size, 3), np.uint8))
+
+    def _batches(self, images: Iterable[Source], may_wait: bool) -> Iterator[list[Prepared]]:
+        """Prepared images in batches: full ones, and where ``images`` may wait whatever is there when no more is.
+
+        Waiting for a full batch as long as images are on their way keeps the model efficient; not waiting when none is
+        lets a program on the other side of a pipe send its next path only after it has read the answer, and a slow
+        image does not hold back the answers to those before it.
+        """
+        size = self._images_at_once
+        read = taken = 0
+
+        def counted() -> Iterator[Source]:
+            nonlocal read
+            for image in images:
+                read += 1
+                yield image
+
+        load = Loader(self._preparer(), threads=self._threads, ahead=2 * size + self._threads)
+        batch: list[Prepared] = []
+        with closing(load(counted(), patience=_PATIENCE if may_wait else None)) as prepared:
+            for item in prepared:
+                if item is None:
+                    if batch:
+                        yield batch
+                        batch = []
+                    continue
+                batch.append(item)
+                taken += 1
+                if len(batch) == size or (may_wait and taken == read):
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _run(self, pictures: list[npt.NDArray[np.uint8]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Calibrated scores [n, K] and embeddings [n, D] of n pictures, each uint8 [views, S, S, 3]."""
+        manifest, views = self._engine.manifest, self._options.views
+        if not pictures:
+            return np.empty((0, len(manifest.scores)), np.float32), np.empty((0, manifest.embedding_dim), np.float32)
+        pixels, size = np.concatenate(pictures), self.batch_size
+        outputs = [self._backend.run(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+        scores = np.concatenate([output.scores for output in outputs])
+        if not np.isfinite(scores).all():  # NaN is how a failed image is told from the others
+            raise BackendExecutionError(
+                f"{self._backend.description} gave a score that is not a number. Use precision='fp32'."
+            )
+        raw = scores.reshape(len(pictures), views, -1).mean(axis=1)
+        perceptual = np.concatenate([output.perceptual for output in outputs])
+        vectors = perceptual.reshape(len(pictures), views, -1).mean(axis=1)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return calibrate(manifest.scores, raw), vectors
+
+    def _preparer(self) -> Callable[[Source], npt.NDArray[np.uint8]]:
+        options, spec = self._options, self._engine.manifest.preprocess
+        fast = options.decode == "fast" and options.views == 1  # native-resolution crops need every pixel
+        minimum_side = 2 * spec.size if fast else None
+
+        def prepared(source: Source) -> npt.NDArray[np.uint8]:
+            try:
+                with self._decoding:
+                    image = open_image(
+                        source, minimum_side=minimum_side, max_pixels=options.max_pixels, channels=options.channels
+                    )
+                    return prepare(image, spec, options.views)
+            except MemoryError as error:  # where Pillow or NumPy ran out of it while resizing
+                raise ImageTooLargeError(f"{describe(source)} needs too much memory. Scale it down first.") from error
+
+        return prepared
+
+    @property
+    def _images_at_once(self) -> int:
+        return max(1, self.batch_size // self._options.views)
+
+
+def _image_name(source: Source) -> str:
+    return os.fsdecode(source) if isinstance(source, str | os.PathLike) else describe(source)
