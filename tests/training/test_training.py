@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from declip_runtime.errors import TrainingError
@@ -21,7 +23,7 @@ from declip_training.linear_head import fit_linear_head
 from declip_training.losses import antonym_logit
 from declip_training.model.prompts import encode_texts
 from declip_training.objective import split_images
-from declip_training.pretrain import PretrainConfig, pretrain
+from declip_training.pretrain import PretrainConfig, pretrain, pretrain_in_rounds
 from declip_training.projectors import ProjectorConfig, train_projectors
 from declip_training.state import load_state, save_state
 
@@ -63,6 +65,33 @@ def test_a_killed_run_resumes_to_bit_identical_weights(tiny_clip: Any, source: B
     assert any(not torch.equal(whole[name], start[name]) for name in whole)
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
+
+
+def test_a_round_starts_at_the_average_of_the_one_before(tiny_clip: Any, source: BatchSource, tmp_path: Path) -> None:
+    """A run killed in its second round goes on there, and the first round is not run again."""
+    clip, tokenizer, pre = tiny_clip
+    rounds = (CONFIG, replace(CONFIG, seed=8, lr=6e-4))
+
+    def in_rounds(folder: Path, *sources: Any) -> dict[str, torch.Tensor]:
+        model, waiting = copy.deepcopy(clip), list(sources)
+
+        def train(config: PretrainConfig, inside: Path) -> torch.nn.Module:
+            return pretrain(model, tokenizer, waiting.pop(0), config, inside, mean=pre.mean, std=pre.std)
+
+        pretrain_in_rounds(model, rounds, folder, train)
+        return model.state_dict()
+
+    whole = in_rounds(tmp_path / "whole", source, source)
+    with pytest.raises(KilledError):
+        in_rounds(tmp_path / "killed", source, Dying(source, 4))
+    resumed = in_rounds(tmp_path / "killed", source)
+    first = load_file(tmp_path / "whole" / "round-1" / "clip.safetensors")
+    alone = run(*tiny_clip, source, tmp_path / "alone")
+    assert all(torch.equal(tensor, first[name]) for name, tensor in alone.items())
+    assert any(not torch.equal(tensor, first[name]) for name, tensor in whole.items())
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    with pytest.raises(TrainingError, match=r"round-1/clip\.safetensors is not of this model"):
+        pretrain_in_rounds(torch.nn.Linear(2, 2), rounds, tmp_path / "whole", lambda *_: torch.nn.Identity())
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -13,16 +13,21 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from declip_runtime.errors import TrainingError
+
 from .data.batches import BatchSource
+from .files import replacing
 from .losses import image_to_text
 from .objective import PerceptualObjective, split_images
 from .pixels import to_input
@@ -132,6 +137,32 @@ def pretrain(
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
                 save_state(state, {"model": model, "average": average}, optimizer, step + 1)
     return average
+
+
+def pretrain_in_rounds(
+    model: nn.Module,
+    rounds: Sequence[PretrainConfig],
+    folder: Path,
+    train: Callable[[PretrainConfig, Path], nn.Module],
+) -> None:
+    """Leave in ``model`` what ``rounds`` make of it, each starting at the average of the one before.
+
+    ``train(config, its folder)`` trains ``model`` and returns the average, as ``pretrain`` does. Each round's result is
+    kept in ``folder/round-N/clip.safetensors``; a round that is there is not run again. Raises TrainingError where it
+    cannot be written or belongs to another model.
+    """
+    for number, config in enumerate(rounds, 1):
+        done = folder / f"round-{number}" / "clip.safetensors"
+        if not done.is_file():
+            done.parent.mkdir(parents=True, exist_ok=True)
+            average = train(config, done.parent)
+            state = {k: v.contiguous() for k, v in average.state_dict().items()}
+            with replacing(done) as partial:
+                save_file(state, partial, metadata={"config": json.dumps(asdict(config))})
+        try:
+            model.load_state_dict(load_file(done))
+        except (RuntimeError, SafetensorError) as error:
+            raise TrainingError(f"{done} is not of this model: {error}. Remove it, or give another folder.") from error
 
 
 def _parameter_groups(model: nn.Module, config: PretrainConfig) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,7 +36,7 @@ from declip_training.model.projector import Projector
 from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
 from declip_training.model.tower import Tokenizer, load_clip
 from declip_training.objective import context_loss
-from declip_training.pretrain import PretrainConfig, pretrain
+from declip_training.pretrain import PretrainConfig, pretrain, pretrain_in_rounds
 from declip_training.projectors import ProjectorConfig, train_projectors
 from declip_training.recipes.nano_attributes import LadderFeatures, ladder_features, learn_attributes
 from declip_training.recipes.nano_data import CAPTIONED_SIDE, LADDER_SIDES, SIDE, Banks, Sources, prepare
@@ -120,24 +119,20 @@ class Nano:
     def tower(self) -> tuple[nn.Module, Tokenizer, Preprocess]:
         """Pre-trained tower and text tower (moving average), frozen."""
         clip, tokenizer, preprocess = load_clip(str(MODEL_CONFIG), "random")
-        for number, config in enumerate(self.rounds, 1):
-            folder = self.out / f"round-{number}"
-            done = folder / "clip.safetensors"
-            if not done.is_file():
-                folder.mkdir(exist_ok=True)
-                trained = pretrain(
-                    clip,
-                    tokenizer,
-                    self._source(TOWER_SHAPE, config.seed),
-                    config,
-                    folder,
-                    mean=preprocess.mean,
-                    std=preprocess.std,
-                    evaluate=lambda model: self._zero_shot(model, tokenizer, preprocess),
-                )
-                state = {k: v.contiguous() for k, v in trained.state_dict().items()}
-                save_file(state, done, metadata={"config": json.dumps(asdict(config))})
-            clip.load_state_dict(load_file(done))
+
+        def train(config: PretrainConfig, folder: Path) -> nn.Module:
+            return pretrain(
+                clip,
+                tokenizer,
+                self._source(TOWER_SHAPE, config.seed),
+                config,
+                folder,
+                mean=preprocess.mean,
+                std=preprocess.std,
+                evaluate=lambda model: self._zero_shot(model, tokenizer, preprocess),
+            )
+
+        pretrain_in_rounds(clip, self.rounds, self.out, train)
         return clip.eval().requires_grad_(False), tokenizer, preprocess
 
     def feature_bank(self, clip: nn.Module, preprocess: Preprocess) -> list[FeatureBatch]:
