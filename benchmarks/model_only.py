@@ -60,8 +60,8 @@ def measure(
     work = {
         TORCH: peers.torch_peer(model, images),
         TORCH_BF16: peers.torch_peer(model, images, torch.bfloat16),
-        CEILING: peers.gemm_ceiling(model, images),  # beside those compared with it: some machines swing within seconds
         **{name: export(images) for name, export in exports.items()},
+        CEILING: peers.gemm_ceiling(model, images),  # beside ours: some machines swing within seconds
         **{f"ours, {b.name} {b.precision}": model_workload(b, size, batch) for b in backends},
     }
     others = Others()

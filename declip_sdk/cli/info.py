@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -33,7 +34,7 @@ CARD = "model_card"  # key in an engine's provenance: Markdown
 def command(engine: str | None, license_: bool, card: bool, format_: str) -> None:
     """Show what ENGINE scores, how each score was validated, and what runs it on this machine.
 
-    Without ENGINE: the bundled one.
+    Without ENGINE: the bundled one. The weights are not read: `declip verify` checks them.
     """
     file = EngineFile.open(engine or bundled_engine())
     if license_:
@@ -49,9 +50,9 @@ def command(engine: str | None, license_: bool, card: bool, format_: str) -> Non
 
 
 def _chosen(file: EngineFile) -> dict[str, str]:
-    """What ``Scorer`` would take."""
+    """What ``Scorer`` would take; the graph is not compiled and the weights are not read."""
     try:
-        return dict(vars(backends.resolve(file)))
+        return asdict(backends.resolve(file))
     except BackendError as error:
         return {"error": str(error)}
 

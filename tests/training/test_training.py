@@ -75,7 +75,10 @@ def test_a_round_starts_at_the_average_of_the_one_before(tiny_clip: Any, source:
     def in_rounds(folder: Path, *sources: Any) -> dict[str, torch.Tensor]:
         model, waiting = copy.deepcopy(clip), list(sources)
 
-        def train(config: PretrainConfig, inside: Path) -> torch.nn.Module:
+        def train(model: torch.nn.Module, config: PretrainConfig, inside: Path) -> torch.nn.Module:
+            if inside.name == "round-2" and not (inside / "pretrain.safetensors").is_file():
+                begun = load_file(inside.with_name("round-1") / "clip.safetensors")
+                assert all(torch.equal(tensor, begun[name]) for name, tensor in model.state_dict().items())
             return pretrain(model, tokenizer, waiting.pop(0), config, inside, mean=pre.mean, std=pre.std)
 
         pretrain_in_rounds(model, rounds, folder, train)
@@ -90,6 +93,8 @@ def test_a_round_starts_at_the_average_of_the_one_before(tiny_clip: Any, source:
     assert all(torch.equal(tensor, first[name]) for name, tensor in alone.items())
     assert any(not torch.equal(tensor, first[name]) for name, tensor in whole.items())
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    with pytest.raises(TrainingError, match=r"made with other settings: steps is 7, was 6\. Give another folder"):
+        pretrain_in_rounds(copy.deepcopy(clip), (replace(CONFIG, steps=7),), tmp_path / "whole", lambda *_: clip)
     with pytest.raises(TrainingError, match=r"round-1/clip\.safetensors is not of this model"):
         pretrain_in_rounds(torch.nn.Linear(2, 2), rounds, tmp_path / "whole", lambda *_: torch.nn.Identity())
 
@@ -156,7 +161,7 @@ def test_projectors_mend_ladders_keep_opinions_and_the_best_step(tiny_clip: Any,
     assert agreement(perceptual) == pytest.approx(max(line["choice"] for line in logged))
     assert agreement(perceptual) > before + 0.1
     moved = [np.abs(logit(perceptual, x) - logit(torch.nn.Identity(), x)).mean() for x in (rated, ladders)]
-    assert moved[0] < 0.8 * moved[1], "photos with opinions keep theirs, ladders move"
+    assert moved[0] < 0.5 * moved[1], "photos with opinions keep theirs, ladders move"
     assert float(semantic.down.weight.detach().abs().max()) > 0
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .coop import Loss
 from .data.batches import BatchLabels
 from .data.descriptions import ANTONYMS, distortion_sentences, level_sentences, strength_of
 from .features import FeatureBatch
@@ -98,7 +99,7 @@ class RefiningObjective:
 
 def context_loss(
     bank: Sequence[FeatureBatch], perceptual: nn.Module, scale: float, *, merged: int = 4, seed: int = 13
-) -> Callable[[Tensor, int], Tensor]:
+) -> Loss:
     """What a learned context must satisfy: opinions, their order within each subset, and falling ladders.
 
     The first of the pairs decides, on ``merged`` batches of the bank, drawn each step.

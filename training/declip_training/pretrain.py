@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from declip_runtime.errors import TrainingError
 
 from .data.batches import BatchSource
-from .files import replacing
+from .files import differences, replacing
 from .losses import image_to_text
 from .objective import PerceptualObjective, split_images
 from .pixels import to_input
@@ -143,26 +143,31 @@ def pretrain_in_rounds(
     model: nn.Module,
     rounds: Sequence[PretrainConfig],
     folder: Path,
-    train: Callable[[PretrainConfig, Path], nn.Module],
+    train: Callable[[nn.Module, PretrainConfig, Path], nn.Module],
 ) -> None:
     """Leave in ``model`` what ``rounds`` make of it, each starting at the average of the one before.
 
-    ``train(config, its folder)`` trains ``model`` and returns the average, as ``pretrain`` does. Each round's result is
-    kept in ``folder/round-N/clip.safetensors``; a round that is there is not run again. Raises TrainingError where it
-    cannot be written or belongs to another model.
+    ``train(model, config, its folder)`` trains the model and returns the average, as ``pretrain`` does. Each round's
+    result is kept in ``folder/round-N/clip.safetensors``; a round that is there is not run again. Raises TrainingError
+    where it cannot be written, or was made with other settings or of another model.
     """
     for number, config in enumerate(rounds, 1):
         done = folder / f"round-{number}" / "clip.safetensors"
+        settings = json.loads(json.dumps(asdict(config)))
         if not done.is_file():
             done.parent.mkdir(parents=True, exist_ok=True)
-            average = train(config, done.parent)
+            average = train(model, config, done.parent)
             state = {k: v.contiguous() for k, v in average.state_dict().items()}
             with replacing(done) as partial:
-                save_file(state, partial, metadata={"config": json.dumps(asdict(config))})
+                save_file(state, partial, metadata={"config": json.dumps(settings)})
         try:
+            with safe_open(done, "pt") as stored:
+                made = json.loads((stored.metadata() or {}).get("config", "{}"))
             model.load_state_dict(load_file(done))
         except (RuntimeError, SafetensorError) as error:
             raise TrainingError(f"{done} is not of this model: {error}. Remove it, or give another folder.") from error
+        if changed := differences(made, settings):
+            raise TrainingError(f"{done} was made with other settings: {changed}. Give another folder, or these.")
 
 
 def _parameter_groups(model: nn.Module, config: PretrainConfig) -> list[dict[str, Any]]:

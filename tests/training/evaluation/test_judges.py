@@ -1,4 +1,4 @@
-"""The command that judges an engine by what it was not trained on: its page, and what it refuses."""
+"""The command that judges an engine by what training does not hold: its page, and what it refuses."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Faults that a lens and a camera's own processing leave, as graded distortions for training.
 
-Their judges (``declip_training.evaluation.camera_faults``) are made by other code, which models the faults otherwise.
+Each takes pixels uint8 [H, W, 3] and a severity 0..1 and returns worse pixels of the same form; one state of ``rng``
+gives one pattern, whatever the severity. Their judges (``declip_training.evaluation.camera_faults``) are made by other
+code, which models the faults otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Judging an engine by what it was not trained on: other ladders, real cameras, the selectivity of its attributes.
+"""Judging an engine by what training does not hold.
+
+Ladders by other code, other kinds of faults, real cameras, and how selectively its attributes follow their ladders.
 
     python -m declip_training.evaluation.judges ENGINE --data DATA -o benchmarks/results/judges.md
 
@@ -100,7 +102,7 @@ def judge_engine(
 def to_markdown(judgement: Judgement) -> str:
     """The page: verdicts first, then every table they rest on, and what it was made with."""
     j = judgement
-    parts = ["# Judged by what it was not trained on\n"]
+    parts = ["# Judged by what training does not hold\n"]
     if j.limited:
         parts.append(f"**A trial with {j.n_photos} photos and {j.camera.all.pairs} pairs: not a verdict.**\n")
     parts += [_grid(("judge", "result", "bar", "verdict"), _verdicts(j)), *_ladder_tables(j), *_camera_tables(j)]
@@ -243,7 +245,8 @@ def _at_least_minimum(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Judge one engine, print the page and write it; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m declip_training.evaluation.judges", description="Judge an engine by what it was not trained on."
+        prog="python -m declip_training.evaluation.judges",
+        description="Judge an engine by what training does not hold.",
     )
     parser.add_argument("engine", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder with clones of the public repositories")

@@ -7,6 +7,7 @@ where it stopped. Choices (projector step, prompts) are made on a validation spl
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +27,10 @@ from declip_training.calibration import fit_calibration
 from declip_training.coop import CoopConfig, learn_context
 from declip_training.data.batches import BatchShape, BatchSource
 from declip_training.data.descriptions import ANTONYMS
-from declip_training.data.pixel_bank import build_pixel_bank, load_square
+from declip_training.data.distortions import DISTORTIONS
+from declip_training.data.pixel_bank import load_square
 from declip_training.features import FeatureBatch, build_feature_bank, tower_features
+from declip_training.files import replacing, write_json
 from declip_training.linear_head import fit_linear_head
 from declip_training.losses import antonym_logit
 from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_sha256
@@ -39,14 +42,15 @@ from declip_training.objective import context_loss
 from declip_training.pretrain import PretrainConfig, pretrain, pretrain_in_rounds
 from declip_training.projectors import ProjectorConfig, train_projectors
 from declip_training.recipes.nano_attributes import LadderFeatures, ladder_features, learn_attributes
-from declip_training.recipes.nano_data import CAPTIONED_SIDE, LADDER_SIDES, SIDE, Banks, Sources, prepare
+from declip_training.recipes.nano_data import LADDER_SIDES, SIDE, Banks, Sources, prepare
 from declip_training.recipes.nano_decoupling import decoupling, decoupling_features, to_markdown
 from declip_training.recipes.nano_settings import (
     ATTRIBUTE_PHOTOS,
-    BANK_BATCHES,
-    BANK_CROPS,
+    BANK_PLAN,
     BANK_SHAPE,
     COOP,
+    LADDER_PHOTOS,
+    LADDER_SEVERITIES,
     READABLE,
     SEVERAL,
     TOWER_SHAPE,
@@ -97,7 +101,7 @@ class Nano:
         """All stages in order; with ``attributes`` the engine gets scores for those that prove selective."""
         clip, tokenizer, preprocess = self.tower()
         scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator]
-        features = self.validation.features(clip.visual, preprocess, self.out)  # type: ignore[arg-type]
+        features = self.validation.features(clip.visual, preprocess, self._folder(clip))  # type: ignore[arg-type]
         bank = self.feature_bank(clip, preprocess)
         checkpoint = self.projectors(clip, tokenizer, bank, features, scale)
         prompts, card = self.prompts(clip, tokenizer, bank, features, checkpoint.perceptual, scale)
@@ -113,23 +117,23 @@ class Nano:
         curves = [fit_calibration(raw[:, 0], self.validation.mos, split)]
         curves += [fit_calibration(column, percentiles(column), f"rank in {split}") for column in raw.T[1:]]
         specs = tuple(replace(s, calibration=c) for s, c in zip(prompts.specs(), curves, strict=True))
-        (self.out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        write_json(self.out / "card.json", card)
         return NanoResult(declip, preprocess, specs, card, np.array(self.banks.validation[:16]))
 
     def tower(self) -> tuple[nn.Module, Tokenizer, Preprocess]:
         """Pre-trained tower and text tower (moving average), frozen."""
         clip, tokenizer, preprocess = load_clip(str(MODEL_CONFIG), "random")
 
-        def train(config: PretrainConfig, folder: Path) -> nn.Module:
+        def train(model: nn.Module, config: PretrainConfig, folder: Path) -> nn.Module:
             return pretrain(
-                clip,
+                model,
                 tokenizer,
                 self._source(TOWER_SHAPE, config.seed),
                 config,
                 folder,
                 mean=preprocess.mean,
                 std=preprocess.std,
-                evaluate=lambda model: self._zero_shot(model, tokenizer, preprocess),
+                evaluate=lambda average: self._zero_shot(average, tokenizer, preprocess),
             )
 
         pretrain_in_rounds(clip, self.rounds, self.out, train)
@@ -137,16 +141,15 @@ class Nano:
 
     def feature_bank(self, clip: nn.Module, preprocess: Preprocess) -> list[FeatureBatch]:
         """Batches with I&2T pairs: captioned photos (T_s) distorted at random (T_p), rated photos, ladders."""
-        plan = [(10**6 + i, BANK_CROPS[i % len(BANK_CROPS)]) for i in range(BANK_BATCHES)]
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         return build_feature_bank(
             visual,
             self._source(BANK_SHAPE, self.seed),
-            plan,
-            self.out / "features.safetensors",
+            BANK_PLAN,
+            self._folder(clip) / "features.safetensors",
             mean=preprocess.mean,
             std=preprocess.std,
-            key=f"{tower_sha256(visual)} {plan} {BANK_SHAPE.to_json()}",
+            key=self._rests_on(clip),
             progress=lambda done, total: self.report(f"features {done}/{total}") if done % 40 == 0 else None,
         )
 
@@ -159,7 +162,7 @@ class Nano:
         scale: float,
     ) -> ProjectorCheckpoint:
         """Projectors on I&2T-style pairs, chosen on validation with the paper's antonyms."""
-        path = self.out / "projectors.safetensors"
+        path = self._folder(clip) / "projectors.safetensors"
         if not path.is_file():
             pair = encode_texts(clip, tokenizer, ANTONYMS[0])
 
@@ -234,18 +237,18 @@ class Nano:
     ) -> dict[str, dict[str, float]]:
         """How far the two projectors separate looks from content, also written to ``decoupling.md``."""
         visual: nn.Module = clip.visual  # type: ignore[assignment]
-        photos = self.sources.captioned_test()
         measured = decoupling_features(
-            build_pixel_bank([p.path for p in photos], CAPTIONED_SIDE, self.out / "cache"),
+            self.banks.captioned_test_pixels,
             SIDE,
-            [p.captions[0] for p in photos],
+            [p.captions[0] for p in self.banks.captioned_test],
             lambda pixels: tower_features(visual, pixels, preprocess.mean, preprocess.std),
             lambda sentences: F.normalize(clip.encode_text(tokenizer(list(sentences))).float(), dim=-1),  # type: ignore[operator]
         )
         heads = {"tower": nn.Identity(), "perceptual": checkpoint.perceptual, "semantic": checkpoint.semantic}
         pair = encode_texts(clip, tokenizer, ANTONYMS[0])
         table = decoupling(measured, features.rated, self.validation.by_subset, pair, heads)
-        (self.out / "decoupling.md").write_text(to_markdown(table), encoding="utf-8")
+        with replacing(self.out / "decoupling.md") as partial:
+            partial.write_text(to_markdown(table), encoding="utf-8")
         return table
 
     def attributes(
@@ -264,7 +267,6 @@ class Nano:
     def _attribute_ladders(self, clip: nn.Module, preprocess: Preprocess) -> tuple[LadderFeatures, LadderFeatures]:
         """Ladders to learn from (clean photos) and to choose by (Kodak's, by turns from larger and smaller files)."""
         visual: nn.Module = clip.visual  # type: ignore[assignment]
-        tower = tower_sha256(visual)[:12]
         rng = np.random.default_rng(self.seed)
         picked = [b[i] for b in self.banks.clean for i in np.sort(rng.choice(len(b), ATTRIBUTE_PHOTOS, replace=False))]
         held = [
@@ -275,9 +277,21 @@ class Nano:
             def encode(pixels: npt.NDArray[np.uint8]) -> Tensor:
                 return tower_features(visual, pixels, preprocess.mean, preprocess.std)
 
-            return ladder_features(windows, SIDE, encode, self.out / f"{name}-{tower}.safetensors", self.report)
+            return ladder_features(windows, SIDE, encode, self._folder(clip) / f"{name}.safetensors", self.report)
 
         return build(picked, "attributes"), build(held, "attributes-validation")
+
+    def _rests_on(self, clip: nn.Module) -> str:
+        """What decides all results after the tower."""
+        visual: nn.Module = clip.visual  # type: ignore[assignment]
+        settings = f"{LADDER_SEVERITIES} {LADDER_PHOTOS} {tuple(DISTORTIONS)}"
+        return f"{tower_sha256(visual)} {BANK_PLAN} {BANK_SHAPE.to_json()} {settings}"
+
+    def _folder(self, clip: nn.Module) -> Path:
+        """Where results are kept that rest on this tower and these settings, apart from those of others."""
+        folder = self.out / f"tower-{hashlib.sha256(self._rests_on(clip).encode()).hexdigest()[:12]}"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _source(self, shape: BatchShape, seed: int) -> BatchSource:
         b = self.banks

@@ -17,6 +17,7 @@ from declip_training.data.pixel_bank import build_pixel_bank
 SIDE = 384
 LADDER_SIDES = (512, 320)
 CLEAN_MOS = 0.65
+FLICKR8K_TEST = 1000
 CAPTIONED_SIDE = 224  # the public copy of Flickr8k has this size
 
 
@@ -63,21 +64,23 @@ class Sources:
 
     def captioned(self) -> list[Captioned]:
         """Flickr8k photos (github.com/RlNZLER/Image-Text-Matching at ae2cf6e) with official captions, less Test."""
-        test = self._flickr8k_test
-        return [photo for photo in self._flickr8k() if photo.path.name not in test]
+        return self._flickr8k(test=False)
 
     def captioned_test(self) -> list[Captioned]:
-        """Flickr8k's official Test: 1,000 photos, for judging."""
-        test = self._flickr8k_test
-        return [photo for photo in self._flickr8k() if photo.path.name in test]
+        """Flickr8k's official Test: 1,000 photos, for judging. Raises TrainingError where one is missing."""
+        photos = self._flickr8k(test=True)
+        if len(photos) < FLICKR8K_TEST:
+            raise TrainingError(
+                f"only {len(photos)} of the {FLICKR8K_TEST:,} photos of Flickr8k's Test are below {self.root}/flickr8k."
+                " Take data/images of RlNZLER/Image-Text-Matching at ae2cf6e whole."
+            )
+        return photos
 
-    def _flickr8k(self) -> list[Captioned]:
+    def _flickr8k(self, *, test: bool) -> list[Captioned]:
         folder = self.root / "flickr8k"
-        return read_flickr8k(folder / "data/images", folder / "Flickr8k_text/Flickr8k.token.txt")
-
-    @property
-    def _flickr8k_test(self) -> frozenset[str]:
-        return read_split(self.root / "flickr8k/Flickr8k_text/Flickr_8k.testImages.txt")
+        names = read_split(folder / "Flickr8k_text/Flickr_8k.testImages.txt")
+        photos = read_flickr8k(folder / "data/images", folder / "Flickr8k_text/Flickr8k.token.txt")
+        return [photo for photo in photos if (photo.path.name in names) == test]
 
     def _photos(self, *patterns: str, least: int) -> list[Path]:
         found = sorted(path for pattern in patterns for path in self.root.glob(pattern))
@@ -99,22 +102,26 @@ class Banks:
 
     splits: Splits
     captioned: list[Captioned]
+    captioned_test: list[Captioned]
     fit: npt.NDArray[np.uint8]
     validation: npt.NDArray[np.uint8]
     clean: tuple[npt.NDArray[np.uint8], ...]
     captioned_pixels: npt.NDArray[np.uint8]
+    captioned_test_pixels: npt.NDArray[np.uint8]
 
 
 def prepare(sources: Sources, cache: Path) -> Banks:
     """Read every table and decode every photo once; a second call opens what the first left in ``cache``."""
-    splits, captioned = read_splits(sources.biq2021), sources.captioned()
+    splits, captioned, judging = read_splits(sources.biq2021), sources.captioned(), sources.captioned_test()
     return Banks(
         splits,
         captioned,
+        judging,
         fit=build_pixel_bank([p.path for p in splits.fit], SIDE, cache),
         validation=build_pixel_bank([p.path for p in splits.validation], SIDE, cache),
         clean=tuple(build_pixel_bank(paths, side, cache) for side, paths in _ladder_photos(sources, splits)),
         captioned_pixels=build_pixel_bank([p.path for p in captioned], CAPTIONED_SIDE, cache),
+        captioned_test_pixels=build_pixel_bank([p.path for p in judging], CAPTIONED_SIDE, cache),
     )
 
 

@@ -1,7 +1,8 @@
 """Do the bundled engine's two embeddings separate how a photo looks from what it shows?
 
-Judged on what people said: opinions on validation photos, captions of Flickr8k's Test, which the projectors never saw;
-and on faults of kinds that training never makes (``declip_training.evaluation.unseen``).
+Judged on what people said: opinions on the validation photos (by which the projectors' step was chosen), captions of
+Flickr8k's Test, which nothing saw; and on faults of kinds that training never makes
+(``declip_training.evaluation.unseen``).
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def to_markdown(table: Mapping[str, Mapping[str, float]]) -> str:
     return (
         "# Decoupling on what people said and on faults not trained on\n\n"
         + "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        + "\n- opinions: mean of the subsets' SRCC on BIQ2021's validation split, scored by the antonyms.\n"
+        + "\n- opinions: mean of the subsets' SRCC on BIQ2021's validation split, scored by the antonyms; the "
+        "projectors' step was chosen there.\n"
         "- caption of N: share of Flickr8k Test photos whose own human caption is among the nearest 5 of N.\n"
         f"- faulty: the same photos with faults of {len(UNSEEN)} kinds that training never made "
         f"({', '.join(UNSEEN)}; rung {RUNG} of 5).\n"

@@ -6,7 +6,7 @@ from declip_training.data.batches import BatchShape
 from declip_training.data.distortions import DISTORTIONS
 from declip_training.pretrain import PretrainConfig
 
-# The second round starts at the first one's average: its rate restarts, at half the height.
+# The second round starts at the first one's average: its rate restarts, somewhat lower.
 ROUNDS = (PretrainConfig(), PretrainConfig(steps=2000, lr=7e-4, text_lr=2.5e-4, warmup=100, seed=8))
 # What scaling down hides best, compression and blown highlights, is shown most, and noise, which enlarging changes. All
 # ladders are distorted in the file's pixels: noise added to what the tower sees teaches it nothing of enlarged noise.
@@ -32,8 +32,8 @@ BANK_SHAPE = BatchShape(
     scaling=0.4,
     stored=frozenset(DISTORTIONS),
 )  # fmt: skip
-BANK_BATCHES = 240
-BANK_CROPS = (336,)
+BANK_PLAN = [(10**6 + i, 336) for i in range(240)]
+"""(step, crop side) of each batch of the feature bank: steps that no pre-training reaches."""
 LADDER_PHOTOS = 20
 ATTRIBUTE_PHOTOS = 40  # from each bank of clean photos
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)

@@ -21,7 +21,7 @@ from declip_training.data.distortions import DISTORTIONS, ladder
 from declip_training.data.pixel_bank import load_square
 from declip_training.evaluation.metrics import by_subset
 from declip_training.features import tower_features
-from declip_training.model.checkpoint import tower_sha256
+from declip_training.files import replacing
 from declip_training.recipes.nano_data import LADDER_SIDES, SIDE
 from declip_training.recipes.nano_settings import LADDER_PHOTOS, LADDER_SEVERITIES
 
@@ -47,12 +47,12 @@ class ValidationSplit:
         self._paths, self._sharp = [p.path for p in photos], sharp
 
     def features(self, visual: nn.Module, preprocess: Preprocess, folder: Path) -> ValidationFeatures:
-        """Whole photos, and ladders (training's distortions, graded evenly), kept in ``folder``.
+        """Whole photos, and ladders (training's distortions, graded evenly), kept in ``folder``, this tower's own.
 
         Ladders start from the best of the validation photos and from Kodak's, which are sharper than these, from files
         larger and smaller than what the tower sees.
         """
-        path = folder / f"validation-{tower_sha256(visual)[:12]}.safetensors"
+        path = folder / "validation.safetensors"
         if not path.is_file():
             best = [self._paths[i] for i in np.argsort(-self.mos)[:LADDER_PHOTOS]]
             ladders = []
@@ -62,7 +62,8 @@ class ValidationSplit:
                     rungs = np.stack(ladder(file, SIDE, DISTORTIONS[kind], LADDER_SEVERITIES, seed, stored=True))
                     ladders.append(tower_features(visual, rungs, preprocess.mean, preprocess.std))
             rated = tower_features(visual, self.pixels, preprocess.mean, preprocess.std)
-            save_file({"rated": rated, "ladders": torch.stack(ladders)}, path)
+            with replacing(path) as partial:
+                save_file({"rated": rated, "ladders": torch.stack(ladders)}, partial)
         return ValidationFeatures(**load_file(path))
 
     def by_subset(self, scores: npt.NDArray[np.floating]) -> dict[str, float]:
