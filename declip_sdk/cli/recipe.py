@@ -36,8 +36,8 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
     DATA holds clones of nisarahmedrana/BIQ2021 (as BIQ2021), imazen/codec-corpus (codec-corpus), BIDS/BSDS500
     (BSDS500), EliSchwartz/imagenet-sample-images (imagenet-sample), and flickr8k with data/images from
     RlNZLER/Image-Text-Matching at ae2cf6e and the official Flickr8k_text/Flickr8k.token.txt and
-    Flickr8k_text/Flickr_8k.testImages.txt; for judging only, csjunxu/PolyU-Real-World-Noisy-Images-Dataset (polyu). A run
-    that was stopped goes on where it stopped when the same command is given again.
+    Flickr8k_text/Flickr_8k.testImages.txt; for judging only, csjunxu/PolyU-Real-World-Noisy-Images-Dataset (polyu). A
+    run that was stopped goes on where it stopped when the same command is given again.
     """
     from dataclasses import replace
 
