@@ -48,8 +48,11 @@ def _darker(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels
     return (table + 0.5).astype(np.uint8)[pixels]
 
 
+# Of these it is not clear which attributes they move, and which way: is a halo sharp, a smeared photo free of noise?
+_UNCLEAR = ("colour fringes", "banding", "halos", "smearing")
+
 CHANGES: Mapping[str, Distortion] = {
-    **DISTORTIONS,
+    **{kind: change for kind, change in DISTORTIONS.items() if kind not in _UNCLEAR},
     "sharpened": _sharpened,
     "high contrast": _high_contrast,
     "vivid": _vivid,
@@ -57,7 +60,7 @@ CHANGES: Mapping[str, Distortion] = {
     "brighter": _brighter,
     "darker": _darker,
 }
-"""Every change that a ladder of attributes can be made of, the distortions included."""
+"""Every change that a ladder of attributes can be made of, most distortions included."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
     Attribute(
         "noise", "quality", ("A clean photo.", "A noisy photo."), "Freedom from noise: higher is cleaner",
-        {"sensor noise": -1, "display noise": -1},
+        {"sensor noise": -1, "display noise": -1, "camera grain": -1},
     ),
     Attribute(
         "compression", "quality", ("A photo without distortions.", "A compressed photo."),

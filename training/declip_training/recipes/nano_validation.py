@@ -76,7 +76,7 @@ class ValidationSplit:
     ) -> dict[str, float]:
         """SRCC on validation by subset, Spearman of ladders (mean of all, and of the worst kind), and ``choice``.
 
-        That is the mean of the subsets' SRCC and the worst kind of ladders: a score is trusted as far as that goes.
+        That is the mean of the subsets' SRCC and of the ladders'.
 
         ``pairs`` is [2, D] or [P, 2, D], averaged at ``scale``.
         """
@@ -94,5 +94,5 @@ class ValidationSplit:
         each = np.array([stats.spearmanr(order, -rungs).statistic for rungs in score(features.ladders)])
         result["ladder"] = float(each.mean())
         result["worst"] = float(each.reshape(-1, len(DISTORTIONS)).mean(axis=0).min())
-        result["choice"] = (result["mean"] + result["worst"]) / 2
+        result["choice"] = (result["mean"] + result["ladder"]) / 2
         return {k: round(v, 4) for k, v in result.items()}
