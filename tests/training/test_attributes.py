@@ -147,7 +147,7 @@ def test_contexts_learn_attributes_and_only_selective_ones_are_offered(tiny_clip
     for name, attribute in BY_NAME.items():
         words = selectivity(ladders, attribute, encode_texts(clip, tokenizer, attribute.pair)[None], 20.0)
         assert card[name]["choice"] > words["choice"], name
-    selective = [n for n, c in card.items() if c["own"] >= 0.95 and c["strays"] < c["moved"]]
+    selective = [n for n, c in card.items() if c["own"] >= 0.95 and 2 * c["strays"] <= c["moved"]]
     assert [prompts.spec.name for prompts in offered] == selective
     assert selective  # a random text tower of width 32 reaches some of the six axes
 

@@ -62,12 +62,21 @@ def evaluate_engine(engine: Path, sources: Sources, *, score: str, precision: Pr
     return {**row, **{k: f"{v:.4f}" for k, v in numbers.items()}, **{k: str(v) for k, v in counts.items()}}
 
 
+def commit() -> str:
+    """Short hash of the checkout that this code lies in, else "unknown"."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    except OSError:  # no git on this machine
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
 def append_ledger(ledger: Path, row: dict[str, str], note: str = "") -> None:
     """Append ``row`` with date, commit and ``note``; the header is written once."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     full = {
         "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M"),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         **row,
         "note": note,
     }

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from declip_training.files import replacing
 from declip_training.recipes.nano_data import Sources
 
 from .attribute_ladders import ATTRIBUTE_LADDERS
+from .biq2021 import commit
 from .camera_faults import CAMERA_FAULTS
 from .camera_noise import CameraNoise, Share, judge_pairs, read_polyu
 from .ladders import LADDERS, Pixels, judge
@@ -211,18 +211,9 @@ def _made_with(j: Judgement) -> Iterable[tuple[str, str]]:
         ("photos", str(j.n_photos)),
         ("pairs", f"{j.camera.all.pairs} of {j.camera.all.scenes} scenes"),
         ("date", dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
-        ("commit", _commit()),
+        ("commit", commit()),
         ("Pillow", PIL.__version__),
     )
-
-
-def _commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    except OSError:  # no git on this machine
-        return "unknown"
-    return found.stdout.strip() or "unknown"
 
 
 def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -24,6 +24,7 @@ from declip_training.model.prompts import ScorePrompts, encode_texts
 from declip_training.model.tower import Tokenizer
 
 SELECTIVE = 0.95
+DISTINCT = 2.0  # times as far as any other change: a "noise" that blur moves nearly as far would mislead
 SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 KINDS = tuple(CHANGES)
 MEASURED = ("brightness", "contrast", "colorfulness")
@@ -100,7 +101,7 @@ def learn_attributes(
         pair = encode_texts(clip, tokenizer, attribute.pair, context)
         reached = selectivity(unseen, attribute, pair[None], scale)
         card[attribute.name] = {k: round(v, 4) for k, v in reached.items()}
-        if reached["own"] >= SELECTIVE and reached["strays"] < reached["moved"]:
+        if reached["own"] >= SELECTIVE and DISTINCT * reached["strays"] <= reached["moved"]:
             spec = ScoreSpec(attribute.name, attribute.kind, (attribute.pair,), attribute.description)
             offered.append(ScorePrompts(spec, context))
     return tuple(offered), card
