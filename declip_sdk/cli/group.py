@@ -17,6 +17,8 @@ VERBS = {
     "verify": "Check every hash in an engine file, weights included.",
     "unpack": "Turn an engine into a folder of ONNX files and its manifest.",
     "pack": "Turn such a folder back into an engine.",
+    "build": "Build a TensorRT plan for this machine's GPU into an engine.",
+    "doctor": "Show what this machine has, what runs here, and what would be faster.",
     "cache": "Show or clear the cache of compiled models.",
     "export": "Make an engine from an open_clip tower.",
     "evaluate": "Compare scores with people's opinions on public data sets.",

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import click
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from declip_runtime import backends
+from declip_runtime import tensorrt_library
+from declip_runtime.doctor import backend_states, chosen_here
 from declip_runtime.engine_file import EngineFile, bundled_engine
-from declip_runtime.errors import BackendError
 from declip_runtime.manifest import ScoreSpec
+from declip_runtime.plans import mismatch
 
+from .facts import choice, empty_grid, grid, states
 from .options import engine_argument
 from .output import standard_output
-from .screen import draw, separator
+from .screen import draw
 from .table import NOT_VALIDATED
 from .text import visible
 
@@ -45,21 +45,8 @@ def command(engine: str | None, license_: bool, card: bool, format_: str) -> Non
     elif format_ == "json":
         click.echo(json.dumps(_as_json(file), indent=2))
     else:
-        chosen = _chosen(file)
+        chosen = chosen_here(file)
         draw(standard_output(), lambda console: _page(file, chosen, console))
-
-
-def _chosen(file: EngineFile) -> dict[str, str]:
-    """What ``Scorer`` would take; the graph is not compiled and the weights are not read."""
-    try:
-        return asdict(backends.resolve(file))
-    except BackendError as error:
-        return {"error": str(error)}
-
-
-def _usable() -> dict[str, str | None]:
-    """Backends with None where users can choose them, else the reason."""
-    return {**backends.available(), "fake": "made for tests: its scores are made up"}
 
 
 def _as_json(file: EngineFile) -> dict[str, Any]:
@@ -67,58 +54,54 @@ def _as_json(file: EngineFile) -> dict[str, Any]:
         "file": str(file.path),
         "bytes": file.path.stat().st_size,
         "manifest": file.manifest.to_dict(),
-        "backends": _usable(),
-        "chosen": _chosen(file),
+        "backends": backend_states(),
+        "chosen": chosen_here(file),
+        "plans": _plans(file),
     }
 
 
 def _page(file: EngineFile, chosen: Mapping[str, str], console: Console) -> RenderableType:
-    scores = _grid()
+    scores = empty_grid()
     for spec in file.manifest.scores:
         scores.add_row(Text(f"  {spec.name}"), Text(_meaning(spec)), _about(spec))
-    available = _grid()
-    for name, reason in _usable().items():
-        state = Text("ready", style="green") if reason is None else Text(visible(reason), style="dim")
-        available.add_row(Text(f"  {name}"), state)
-    failed = chosen.get("error")
-    facts = separator(console).join(chosen.values())
-    choice = (visible(" ".join(failed.split())), "red") if failed else (facts, "bold")
+    plans = (Text("\nTensorRT plans", style="bold"), states(_plans(file))) if file.manifest.plans else ()
     return Group(
         Text(visible(file.manifest.name), style="bold"),
-        _facts(file),
+        grid(_facts(file)),
         Text("\nscores", style="bold"),
         scores,
+        *plans,
         Text("\nbackends here", style="bold"),
-        available,
-        Text.assemble("\nchosen here: ", choice),
+        states(backend_states()),
+        Text.assemble("\nchosen here: ", choice(chosen, console)),
     )
 
 
-def _grid() -> Table:
-    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    grid.add_column(no_wrap=True)
-    return grid
+def _plans(file: EngineFile) -> dict[str, str | None]:
+    """Every plan, described, with None where it would run here, else why not."""
+    missing = tensorrt_library.unavailable()
+    site = None if missing else tensorrt_library.site(0)
+    return {
+        f"{plan.entry}, {plan.precision}, batches {plan.profile}": missing
+        if site is None
+        else mismatch(file, plan, plan.precision, plan.precision, site)
+        for plan in file.manifest.plans
+    }
 
 
-def _facts(file: EngineFile) -> Table:
+def _facts(file: EngineFile) -> dict[str, str]:
     manifest = file.manifest
     licence = f"{manifest.license.name} (full text: --license)" if manifest.license else "not stated"
-    facts = {
+    return {
         "id": file.id,
         "file": f"{file.path} ({file.path.stat().st_size / 1e6:.1f} MB)",
         "input": f"{manifest.preprocess.size} x {manifest.preprocess.size}, {manifest.preprocess.interpolation}",
         "graphs": f"{', '.join(manifest.graphs)}; weights stored as {manifest.weights_dtype}",
         "embedding": f"{manifest.embedding_dim} values" + (", perceptual and semantic" * manifest.has_semantic),
-        "plans": ", ".join(f"{p.entry} ({p.device_name})" for p in manifest.plans),
         "created": " by ".join(filter(None, (manifest.created, manifest.producer))),
         "licence": licence,
         "card": "data, numbers and limits: --card" if CARD in manifest.provenance else "",
     }
-    grid = _grid()
-    for name, value in facts.items():
-        if value:
-            grid.add_row(Text(f"  {name}", style="dim"), Text(visible(value), overflow="fold"))
-    return grid
 
 
 def _meaning(spec: ScoreSpec) -> str:

@@ -7,9 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.status import Status
 from rich.text import Text
+
+from declip_runtime.announce import Announcer
+
+from .text import visible
 
 
 class _Rate(ProgressColumn):
@@ -51,3 +65,25 @@ def progress_bar(total: int | None, *, shown: bool) -> Iterator[Callable[[], Non
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda: progress.advance(task)
+
+
+@contextmanager
+def share_bar(what: str) -> Iterator[Callable[[str, float], None]]:
+    """Show how much of one long piece of work is done: a bar in a terminal, else a line now and then.
+
+    Yields the function to call, from any thread, with what is being done and the share 0..1.
+    """
+    if not sys.stderr.isatty():
+        with Announcer(what) as tell:
+            yield tell
+        return
+    columns = (
+        TextColumn(visible(what)),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[phase]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=1.0, phase="")
+        yield lambda phase, share: progress.update(task, completed=share, phase=visible(phase))

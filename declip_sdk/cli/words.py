@@ -9,6 +9,7 @@ _WORDS = {
     "Read it and give its bytes": "Save it to a file and name that",
     "choose another folder with cache_dir=": "make the folder that `declip cache path` names writable",
     "name a folder with cache_dir= or --folder": "name a folder with --folder",
+    "Use version_compatible too": "Use --version-compatible too",
 }
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import CacheError, CacheWarning, UsageError
+from .sizes import parse_size
 
 DEFAULT_LIMIT = 2 << 30
 """Bytes that all entries together may take, where nothing else is stated."""
@@ -44,7 +45,6 @@ _WORK = re.compile(r"\.work-[0-9a-f]{32}")  # a file that is being written
 _ABANDONED = 3600.0  # seconds after which such a file belongs to a process that died
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _CHUNK = 1 << 20
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -228,14 +228,13 @@ def _stated_limit() -> int:
     stated = os.environ.get(LIMIT_VARIABLE, "").strip()
     if not stated:
         return DEFAULT_LIMIT
-    match = _SIZE.fullmatch(stated)
-    if match is None:
+    limit = parse_size(stated)
+    if limit is None:
         raise UsageError(
             f"{LIMIT_VARIABLE}={stated!r} is no size. Give bytes or a number with a unit, as 8GB or 500MiB; 0 keeps"
             " nothing."
         )
-    number, unit, binary = match.groups(default="")
-    return int(float(number) * (1024 if binary else 1000) ** (" KMGT".index(unit.upper()) if unit else 0))
+    return limit
 
 
 def _platform_location() -> Path:

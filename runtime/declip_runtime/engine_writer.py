@@ -58,21 +58,36 @@ def write_engine(path: str | os.PathLike[str], manifest: Manifest, entries: Mapp
     return EngineFile.open(target)
 
 
-def add_plan(path: str | os.PathLike[str], plan: Plan, data: Content) -> EngineFile:
+def add_plan(
+    path: str | os.PathLike[str], plan: Plan, data: Content, output: str | os.PathLike[str] | None = None
+) -> EngineFile:
     """Add a TensorRT plan to an engine, or replace the one of the same entry; ``engine.id`` stays.
 
-    The engine is copied, checked against its hashes on the way, and replaced in one step. Raises UsageError for an
-    engine that was installed with a package, EngineError for one that cannot be used.
+    The engine is copied, checked against its hashes on the way, and appears at ``output`` in one step; None is its own
+    place. Raises what ``require_room_for_plans`` raises, and EngineError for an engine that cannot be used.
     """
     engine = EngineFile.open(path)
-    if {"site-packages", "dist-packages"} & set(engine.path.parts):
-        raise UsageError(f"{engine.path} belongs to an installed package. Copy it and add the plan to the copy.")
+    target = require_room_for_plans(engine, output)
     if not plan.entry.startswith("plans/"):
         raise UsageError(f"the plan's entry is {plan.entry!r}. Choose a name that begins with plans/.")
     entries: dict[str, Content] = {name: engine.chunks(name) for name in engine.manifest.entries}
     entries[plan.entry] = data
     plans = (*(p for p in engine.manifest.plans if p.entry != plan.entry), plan)
-    return write_engine(path, replace(engine.manifest, entries={}, plans=plans), entries)
+    return write_engine(target, replace(engine.manifest, entries={}, plans=plans), entries)
+
+
+def require_room_for_plans(engine: EngineFile, output: str | os.PathLike[str] | None = None) -> Path:
+    """Where the engine with a plan will be: ``output``, or its own place. Asked before a plan is built for minutes.
+
+    Raises UsageError for an engine that was installed with a package, and for a place that is no file's.
+    """
+    target = engine.path if output is None else Path(output)
+    if {"site-packages", "dist-packages"} & set(target.absolute().parts):
+        raise UsageError(f"{target} belongs to an installed package. Write a copy with the plan to another place.")
+    _require_file_or_nothing(target)
+    if not target.parent.is_dir():
+        raise UsageError(f"the folder {target.parent} does not exist. Create it or choose another output.")
+    return target
 
 
 def pack(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> EngineFile:
@@ -161,10 +176,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _written_beside(path: Path) -> Iterator[BinaryIO]:
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder. Name a file to write.")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is a pipe, socket or device. Name a file to write.")
+    _require_file_or_nothing(path)
     work = path.parent / f".declip-{uuid.uuid4().hex}"  # short: a legal name may fill all 255 bytes
     try:
         with work.open("xb") as file:
@@ -175,3 +187,10 @@ def _written_beside(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         work.unlink(missing_ok=True)
         raise
+
+
+def _require_file_or_nothing(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder. Name a file to write.")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is a pipe, socket or device. Name a file to write.")

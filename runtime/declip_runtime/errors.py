@@ -18,6 +18,7 @@
     │   ├── BackendUnavailableError           not installed, no device, unknown name
     │   ├── PrecisionError                    this engine or device cannot compute in that precision
     │   └── BackendExecutionError             the vendor library failed while compiling or running
+    │       └── DeviceMemoryError             the GPU has too little free memory
     ├── ScorerStateError                      a closed scorer, or one used after fork
     ├── CacheError                            `declip cache` cannot do what was asked
     ├── ExportError                           a tower or prompt file that cannot become an engine
@@ -25,7 +26,8 @@
     └── TrainingError                         data or settings that cannot be trained on
 
 Messages are one sentence of what is wrong and one of what to do. A vendor's exception never escapes: it is
-kept as ``__cause__``. ``CacheWarning`` is issued where a cache cannot be written; work goes on without it.
+kept as ``__cause__``. ``CacheWarning`` is issued where a cache cannot be written, ``BackendWarning`` where a backend
+has to do with less than was asked for; work goes on.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ __all__ = [
     "BackendError",
     "BackendExecutionError",
     "BackendUnavailableError",
+    "BackendWarning",
     "CacheError",
     "CacheWarning",
     "CheckpointError",
     "DeclipError",
+    "DeviceMemoryError",
     "EngineCorruptError",
     "EngineError",
     "EngineNotFoundError",
@@ -130,12 +134,20 @@ class BackendExecutionError(BackendError):
     """The vendor library failed to compile or to run the graph."""
 
 
+class DeviceMemoryError(BackendExecutionError):
+    """The GPU has too little free memory."""
+
+
 class ScorerStateError(DeclipError):
     """The scorer was closed, or is used in a process forked after it was made."""
 
 
 class CacheError(DeclipError):
     """The compiled-model cache cannot be read or cleared."""
+
+
+class BackendWarning(UserWarning):
+    """A backend works with less than was asked for (memory for smaller batches only); scoring goes on."""
 
 
 class CacheWarning(UserWarning):

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .errors import EngineVersionError, ManifestError, NotAnEngineError
 
@@ -29,7 +29,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 ScoreKind = Literal["quality", "degree"]
-GRAPH_NAMES = ("fp32", "fp16", "int8")
+GRAPH_NAMES = ("fp32", "fp16", "int8", "int8-fp16", "fp8")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -127,19 +127,40 @@ class Entry:
         _require(self.size >= 0 and bool(_SHA256.match(self.sha256)), "an entry's size or hash is malformed")
 
 
+class BatchProfile(NamedTuple):
+    """Batch sizes of a TensorRT plan: the smallest and largest that it takes, and the one that it is tuned for."""
+
+    minimum: int
+    optimum: int
+    maximum: int
+
+    def __str__(self) -> str:
+        return f"{self.minimum}..{self.maximum}, tuned for {self.optimum}"
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A TensorRT plan built for one kind of device; filled by the TensorRT backend's plan builder."""
+    """A TensorRT plan built for one kind of device.
+
+    ``entry`` is where its bytes lie in the engine, ``tensorrt`` the version that built it, ``compute_capability`` and
+    ``device_name`` the GPU it was built on, ``graph_sha256`` that of the graph entry it was built from.
+    ``version_compatible``: later releases of the same major version run it. ``hardware_compatible``: every GPU from
+    Ampere on runs it.
+    """
 
     entry: str
     tensorrt: str
     compute_capability: str
     precision: str
     graph_sha256: str
-    profile: tuple[int, int, int]
+    profile: BatchProfile
     device_name: str = ""
     version_compatible: bool = False
     hardware_compatible: bool = False
+
+    def __post_init__(self) -> None:
+        low, best, high = self.profile
+        _require(1 <= low <= best <= high, f"plan {self.entry!r} has the profile {list(self.profile)}")
 
 
 @dataclass(frozen=True)
@@ -154,10 +175,10 @@ class License:
 class Manifest:
     """Everything an engine says of itself.
 
-    ``graphs`` maps a graph name (``fp32``, ``fp16``, ``int8``) to its entry; each graph takes ``images`` uint8
-    [B, H, W, 3] and gives ``scores`` float32 [B, K] raw, in the order of ``scores``, and ``perceptual`` float32
-    [B, embedding_dim], L2-normalised (and ``semantic`` likewise where ``has_semantic``). ``weights_dtype`` is how
-    weights.bin stores floating-point weights. ``provenance`` is free-form: tower, data, commit, parity table.
+    ``graphs`` maps a graph name (``fp32``, ``fp16``, ``int8``, ``int8-fp16``, ``fp8``) to its entry; each graph takes
+    ``images`` uint8 [B, H, W, 3] and gives ``scores`` float32 [B, K] raw, in the order of ``scores``, and
+    ``perceptual`` float32 [B, embedding_dim], L2-normalised (and ``semantic`` likewise where ``has_semantic``).
+    ``weights_dtype`` is how weights.bin stores floating-point weights. ``provenance`` is free-form: tower, data, commit, parity table.
     """
 
     name: str
@@ -284,7 +305,7 @@ def _manifest_from(data: Mapping[str, Any]) -> Manifest:
     values["scores"] = tuple(_score_from(s) for s in data["scores"])
     values["entries"] = {str(n): Entry(**_pick(Entry, e)) for n, e in data["entries"].items()}
     plans = (_pick(Plan, p) for p in data.get("plans", ()))
-    values["plans"] = tuple(Plan(**{**p, "profile": tuple(p["profile"])}) for p in plans)
+    values["plans"] = tuple(Plan(**{**p, "profile": BatchProfile(*p["profile"])}) for p in plans)
     if data.get("license"):
         values["license"] = License(**_pick(License, data["license"]))
     return Manifest(**values)

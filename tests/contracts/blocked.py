@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 TRAINING_LIBRARIES = ("torch", "torchvision", "open_clip", "timm", "transformers", "diffusers", "onnx", "onnxscript")
-BACKEND_LIBRARIES = ("openvino", "onnxruntime", "tensorrt", "nncf")
-DEVELOPMENT_LIBRARIES = ("pandas", "scipy", "skimage", "safetensors", "psutil", "hypothesis", "cuda", "cupy")
+BACKEND_LIBRARIES = ("openvino", "onnxruntime", "tensorrt", "tensorrt_lean", "cuda", "nncf")
+DEVELOPMENT_LIBRARIES = ("pandas", "scipy", "skimage", "safetensors", "psutil", "hypothesis", "cupy")
 
 _BLOCKER = """
 import importlib.abc, sys

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from declip_runtime import backends
-from declip_runtime.backends import openvino
+from declip_runtime.backends import Choice, openvino
 from declip_runtime.backends.base import Backend
+from declip_runtime.backends.onnxruntime import ONNXRuntimeBackend
+from declip_runtime.bound_lane import BoundLane
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.engine_writer import write_engine
@@ -30,6 +32,7 @@ from declip_runtime.errors import (
     ScorerStateError,
     UsageError,
 )
+from declip_runtime.lanes import Lanes
 from declip_runtime.quiet import import_openvino
 
 from . import tiny_engine
@@ -200,6 +203,63 @@ def test_onnxruntime_does_not_fall_back_from_cuda(engine: EngineFile) -> None:
         backends.choose(engine, "onnxruntime", device="cuda")
 
 
+@needs_onnxruntime
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt"])
+def test_precisions_of_onnxruntime_depend_on_the_device(
+    engine: EngineFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    import onnxruntime
+
+    present = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: present)
+    half = tiny_engine.write(tmp_path / "half.engine", fp16=True, int8=True)
+    number = device if ":" in device else f"{device}:0"
+    assert backends.resolve(half, "onnxruntime", device=device) == Choice("onnxruntime", number, "fp16")
+    assert backends.resolve(engine, "onnxruntime", device=device).precision == "fp32"
+    with pytest.raises(PrecisionError, match="no fp16 graph"):
+        backends.resolve(engine, "onnxruntime", device=device, precision="fp16")
+    with pytest.raises(PrecisionError, match=r"int8 on .*Use fp16 or fp32"):
+        backends.resolve(half, "onnxruntime", device=device, precision="int8")
+    with pytest.raises(PrecisionError, match="fp16 on cpu"):
+        backends.resolve(half, "onnxruntime", precision="fp16")
+
+
+@needs_onnxruntime
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_cuda_that_cannot_start_is_an_error(engine: EngineFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its libraries are missing, ONNX Runtime says so in its log and computes on the CPU."""
+    import onnxruntime
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    with pytest.raises(BackendUnavailableError, match="CUDA or cuDNN libraries are missing"):
+        backends.choose(engine, "onnxruntime", device="cuda")
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize("count", [1, 3, 5, 8, 9, 30])
+def test_bound_buffers_give_what_a_plain_run_gives(engine: EngineFile, count: int) -> None:
+    """On the CPU's memory, since what is bound is the same code; padding and buffers must not show."""
+    import onnxruntime
+
+    plain = backends.choose(engine, "onnxruntime")
+    assert isinstance(plain, ONNXRuntimeBackend)
+    shapes = {"images": (SIZE, SIZE, 3), "scores": (len(NAMES),), "perceptual": (WIDTH,), "semantic": (WIDTH,)}
+    lanes = Lanes(
+        lambda _: BoundLane(onnxruntime, plain._session, shapes, plain._run, device="cpu", index=0), 8, count=1
+    )
+    images = pictures(count)
+    found, wanted = lanes.run(images), plain.run(images)
+    assert np.allclose(found["scores"], wanted.scores, atol=1e-6)
+    assert np.allclose(found["perceptual"], wanted.perceptual, atol=1e-6)
+    assert wanted.semantic is not None
+    assert np.allclose(found["semantic"], wanted.semantic, atol=1e-6)
+    again = lanes.run(images[::-1])
+    assert np.allclose(again["scores"], wanted.scores[::-1], atol=1e-6)
+    lanes.close()
+
+
 @pytest.mark.parametrize("name", [*REAL, "fake"])
 def test_unknown_devices_are_refused(engine: EngineFile, name: str) -> None:
     with pytest.raises(BackendUnavailableError, match="toaster"):
@@ -214,7 +274,7 @@ def test_auto_takes_the_fastest_and_passes_reasons_on(engine: EngineFile) -> Non
 
 
 def test_unknown_names_and_arguments(engine: EngineFile) -> None:
-    with pytest.raises(BackendUnavailableError, match="Use one of: auto, openvino, onnxruntime, fake"):
+    with pytest.raises(BackendUnavailableError, match="Use one of: auto, tensorrt, openvino, onnxruntime, fake"):
         backends.choose(engine, "tensorflow")
     with pytest.raises(UsageError, match="precision='fp8' is unknown"):
         backends.choose(engine, "fake", precision="fp8")

@@ -25,12 +25,12 @@ from declip_runtime.errors import (
     NotAnEngineError,
     UsageError,
 )
-from declip_runtime.manifest import SCHEMA, Plan
+from declip_runtime.manifest import SCHEMA, BatchProfile, Plan
 
 from . import tiny_engine
 from .tiny_engine import CALIBRATED, MANIFEST
 
-PLAN = Plan("plans/sm_89.plan", "10.3", "8.9", "fp16", "0" * 64, (1, 8, 32))
+PLAN = Plan("plans/sm_89.plan", "10.3", "8.9", "fp16", "0" * 64, BatchProfile(1, 8, 32))
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def test_plans_are_not_added_to_damaged_or_installed_engines(tmp_path: Path, eng
     installed = tmp_path / "site-packages" / "x.engine"
     installed.parent.mkdir()
     installed.write_bytes(engine.path.read_bytes())
-    with pytest.raises(UsageError, match="Copy it"):
+    with pytest.raises(UsageError, match="Write a copy"):
         add_plan(installed, PLAN, b"plan")
     with pytest.raises(UsageError, match="plans/"):
         add_plan(engine.path, replace(PLAN, entry="weights.bin"), b"plan")

@@ -148,9 +148,18 @@ def pictures(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 
 def write(
-    path: Path, *, seed: int = 0, semantic: bool = False, int8: bool = False, manifest: Manifest = MANIFEST
+    path: Path,
+    *,
+    seed: int = 0,
+    semantic: bool = False,
+    fp16: bool = False,
+    int8: bool = False,
+    manifest: Manifest = MANIFEST,
 ) -> EngineFile:
+    """``fp16`` adds a graph of that name, which is the fp32 one: enough to be chosen, built and hashed."""
     entries: dict[str, Content] = {"graphs/fp32.onnx": graph(semantic=semantic)}
+    if fp16:
+        entries["graphs/fp16.onnx"] = graph(semantic=semantic)
     if int8:
         entries["graphs/int8.onnx"] = graph(semantic=semantic, quantised=True)
     entries["weights.bin"] = Weights.random(seed).to_bytes()

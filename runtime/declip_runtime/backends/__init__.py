@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from .base import Backend, Precision
 
 REGISTRY = {
+    "tensorrt": "declip_runtime.backends.tensorrt:TensorRTBackend",
     "openvino": "declip_runtime.backends.openvino:OpenVINOBackend",
     "onnxruntime": "declip_runtime.backends.onnxruntime:ONNXRuntimeBackend",
     "fake": "declip_runtime.backends.fake:FakeBackend",
 }
 """Backend names and where their classes are."""
 
-AUTO = ("openvino", "onnxruntime")
+AUTO = ("tensorrt", "openvino", "onnxruntime")
 """What ``backend="auto"`` tries, fastest first."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -49,6 +49,8 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    graphs: ClassVar[Mapping[Precision, str]]
+    """The engine's graph that each precision of this backend computes from."""
     device: str
     precision: Precision
     description: str
@@ -84,9 +86,14 @@ class Backend(ABC):
         """
         if precision != "auto" and precision not in get_args(Precision):
             raise UsageError(f"precision={precision!r} is unknown. Use one of: auto, {', '.join(get_args(Precision))}.")
-        found, arithmetic = cls._resolve_impl(device, precision)
-        graph_for(engine, arithmetic)
+        found, arithmetic = cls._resolve_impl(engine, device, precision)
+        graph_for(engine, arithmetic, cls.graphs)
         return found, arithmetic
+
+    @property
+    def graph(self) -> str:
+        """The name of the engine's graph that this backend runs."""
+        return graph_for(self.engine, self.precision, self.graphs)
 
     @property
     @abstractmethod
@@ -138,7 +145,7 @@ class Backend(ABC):
 
     @classmethod
     @abstractmethod
-    def _resolve_impl(cls, device: str | None, precision: str) -> tuple[str, Precision]:
+    def _resolve_impl(cls, engine: EngineFile, device: str | None, precision: str) -> tuple[str, Precision]:
         """What ``resolve`` returns, for a precision that exists or "auto"."""
 
     @abstractmethod
@@ -154,16 +161,16 @@ class Backend(ABC):
         """Let go of the vendor's objects."""
 
 
-def graph_for(engine: EngineFile, precision: Precision) -> str:
-    """The graph that a precision computes from: int8 has its own, the others are arithmetic on fp32's.
+def graph_for(engine: EngineFile, precision: Precision, graphs: Mapping[Precision, str]) -> str:
+    """The name of the engine's graph that ``graphs`` has for ``precision``.
 
     Raises PrecisionError where the engine does not carry it.
     """
-    if precision != "int8":
-        return "fp32"
-    if "int8" not in engine.manifest.graphs:
+    name = graphs[precision]
+    if name not in engine.manifest.graphs:
+        added = "with calibration photos" if name == "int8" else "again"
         raise PrecisionError(
-            f"engine {engine.manifest.name!r} carries no int8 graph; it has {', '.join(engine.manifest.graphs)}."
-            " Export it with calibration photos, or choose another precision."
+            f"engine {engine.manifest.name!r} carries no {name} graph; it has {', '.join(engine.manifest.graphs)}."
+            f" Export it {added}, or choose another precision."
         )
-    return "int8"
+    return name

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from declip_runtime.cache import Cache
+from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import BackendUnavailableError, PrecisionError
 
 from .base import Backend, Output, Precision
@@ -22,6 +24,7 @@ class FakeBackend(Backend):
     """
 
     name: ClassVar[str] = "fake"
+    graphs: ClassVar[Mapping[Precision, str]] = {"fp32": "fp32"}
 
     @classmethod
     def available(cls) -> str | None:
@@ -34,7 +37,7 @@ class FakeBackend(Backend):
         return 8
 
     @classmethod
-    def _resolve_impl(cls, device: str | None, precision: str) -> tuple[str, Precision]:
+    def _resolve_impl(cls, engine: EngineFile, device: str | None, precision: str) -> tuple[str, Precision]:
         if device not in (None, "cpu"):
             raise BackendUnavailableError(f"the fake backend has no device {device!r}. Leave device out.")
         if precision not in ("auto", "fp32"):

@@ -1,35 +1,45 @@
-"""ONNX Runtime, on the CPU or with CUDA: runs where OpenVINO does not, and is the second opinion where it does."""
+"""ONNX Runtime: on the CPU where OpenVINO does not run, and on NVIDIA GPUs where TensorRT is not to be had."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from declip_runtime.bound_lane import BoundLane
 from declip_runtime.cache import Cache
 from declip_runtime.cpu import available_cpus
-from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, PrecisionError
+from declip_runtime.engine_file import EngineFile
+from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, DeviceMemoryError, PrecisionError
+from declip_runtime.lanes import Lanes
 from declip_runtime.quiet import import_onnxruntime
 
-from .base import Backend, Output, Precision, graph_for
+from .base import Backend, Output, Precision
 
-_PROVIDERS: dict[str, list[str | tuple[str, dict[str, str]]]] = {
-    "cpu": ["CPUExecutionProvider"],
-    # TF32 would be a silent third precision: 10 bits of mantissa under the name fp32.
-    "cuda": [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"],
-}
+Provider = tuple[str, dict[str, str]]
+
+_DEVICE = re.compile(r"(cpu|cuda|tensorrt)(?::(\d+))?", re.ASCII)
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _ERROR = 3
+_GPU_BATCH = 64
+_OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "OUT_OF_MEMORY")
 
 
 class ONNXRuntimeBackend(Backend):
-    """An engine run by ONNX Runtime; ``device`` is "cpu" (default) or "cuda".
+    """An engine run by ONNX Runtime; ``device`` is "cpu" (default), "cuda" or "tensorrt", of a GPU also "cuda:N".
 
-    Precision "auto" is fp32; its CPU kernels know no bf16, and fp16 there only adds conversions. "int8" is the
-    engine's int8 graph.
+    "cuda" is its CUDA provider, "tensorrt" its TensorRT provider, which gives CUDA what it cannot do itself. A device
+    that cannot be started is an error, never a quiet run on the CPU.
+
+    Precision "auto" is fp32 on the CPU, whose kernels know no bf16 and only convert for fp16, and on a GPU the engine's
+    fp16 graph. "int8" is the engine's int8 graph, on the CPU only.
     """
 
     name: ClassVar[str] = "onnxruntime"
+    graphs: ClassVar[Mapping[Precision, str]] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}
 
     @classmethod
     def available(cls) -> str | None:
@@ -44,42 +54,65 @@ class ONNXRuntimeBackend(Backend):
 
     @property
     def preferred_batch(self) -> int:
-        """8: its CPU kernels gain nothing from more."""
-        return 8
+        """8 on the CPU, whose kernels gain nothing from more; on a GPU what its memory holds, at most 64."""
+        return 8 if self._lanes is None else self._lanes.capacity
 
     @classmethod
-    def _resolve_impl(cls, device: str | None, precision: str) -> tuple[str, Precision]:
-        chosen = (device or "cpu").lower()
-        if chosen not in _PROVIDERS:
-            raise BackendUnavailableError(
-                f"device={device!r} is unknown to the ONNX Runtime backend. Use one of: {', '.join(_PROVIDERS)}."
-            )
+    def _resolve_impl(cls, engine: EngineFile, device: str | None, precision: str) -> tuple[str, Precision]:
+        kind, index = _parse(device or "cpu")
         present = import_onnxruntime().get_available_providers()
-        if _provider_name(chosen) not in present:
+        if _PROVIDERS[kind] not in present:
             raise BackendUnavailableError(
-                f"the ONNX Runtime that is installed has no {_provider_name(chosen)} (it has {', '.join(present)})."
+                f"the ONNX Runtime that is installed has no {_PROVIDERS[kind]} (it has {', '.join(present)})."
                 " Run: pip uninstall -y onnxruntime && pip install 'declip-sdk[cuda]'"
             )
-        known: dict[str, Precision] = {"auto": "fp32", "fp32": "fp32", "int8": "int8"}
+        half: Precision = "fp16" if "fp16" in engine.manifest.graphs else "fp32"
+        known: dict[str, Precision] = (
+            {"auto": "fp32", "fp32": "fp32", "int8": "int8"}
+            if kind == "cpu"
+            else {"auto": half, "fp16": "fp16", "fp32": "fp32"}
+        )
         if precision not in known:
-            raise PrecisionError(f"the ONNX Runtime backend does not compute in {precision}. Use fp32 or int8.")
-        return chosen, known[precision]
+            usable = " or ".join(name for name in known if name != "auto")
+            raise PrecisionError(f"the ONNX Runtime backend does not compute in {precision} on {kind}. Use {usable}.")
+        return kind if kind == "cpu" else f"{kind}:{index}", known[precision]
 
     def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
         self._onnxruntime = import_onnxruntime()
         self._errors = _errors(self._onnxruntime)
-        graph = graph_for(self.engine, self.precision)
-        self._session = self._make_session(graph, threads or available_cpus())
-        provider = self._session.get_providers()[0]
-        if provider != _provider_name(self.device):
+        self._lanes: Lanes | None = None
+        kind, index = _parse(self.device)
+        if kind != "cpu" and hasattr(self._onnxruntime, "preload_dlls"):
+            self._onnxruntime.preload_dlls()  # CUDA and cuDNN where pip has put them
+        captured = ""
+        if kind == "cuda":
+            captured = ", CUDA graphs"
+            try:
+                self._start(_providers(kind, index, capture=True), threads)
+            except BackendExecutionError:  # some node is not on the GPU, or the driver cannot: then call by call
+                captured = ""
+        if not captured:
+            self._start(_providers(kind, index, capture=False), threads)
+        self.engine.require_unchanged()
+        self.description = f"ONNX Runtime {self._version}, {_PROVIDERS[kind]}, {self.precision}{captured}"
+
+    @property
+    def _version(self) -> str:
+        return str(self._onnxruntime.__version__)
+
+    def _start(self, providers: list[Provider], threads: int | None) -> None:
+        """Make the session, and on a GPU its lane."""
+        self._session = self._make_session(providers, threads or available_cpus())
+        wanted, found = providers[0][0], self._session.get_providers()[0]
+        if found != wanted:
             raise BackendUnavailableError(
-                f"ONNX Runtime took {provider} although {_provider_name(self.device)} was asked for, usually because"
+                f"ONNX Runtime took {found} although {wanted} was asked for, usually because"
                 " CUDA or cuDNN libraries are missing. Install them or leave device out."
             )
-        self.engine.require_unchanged()
-        self.description = f"ONNX Runtime {self._onnxruntime.__version__}, {provider}, {self.precision}"
+        if wanted != _PROVIDERS["cpu"]:
+            self._lanes = Lanes(self._open_lane, _GPU_BATCH, count=1)
 
-    def _make_session(self, graph: str, threads: int) -> Any:
+    def _make_session(self, providers: list[Provider], threads: int) -> Any:
         options = self._onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _ERROR
@@ -89,30 +122,66 @@ class ONNXRuntimeBackend(Backend):
         # memory-mapped arrays takes. Links are resolved because the file must really lie in the folder.
         path = self.engine.path.resolve()
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        head = self.engine.graph(graph, path.name)
+        head = self.engine.graph(self.graph, path.name)
         try:
-            return self._onnxruntime.InferenceSession(head, options, providers=_PROVIDERS[self.device])
+            return self._onnxruntime.InferenceSession(head, options, providers=providers)
         except self._errors as error:
             raise BackendExecutionError(
-                f"ONNX Runtime {self._onnxruntime.__version__} cannot load graph {graph!r} of {path}: {error}"
+                f"ONNX Runtime {self._version} cannot load graph {self.graph!r} of {path}: {error}"
             ) from error
+
+    def _open_lane(self, _capacity: int) -> BoundLane:
+        manifest, (_, index) = self.engine.manifest, _parse(self.device)
+        size, width = manifest.preprocess.size, manifest.embedding_dim
+        shapes = {"images": (size, size, 3), "scores": (len(manifest.scores),), "perceptual": (width,)}
+        if manifest.has_semantic:
+            shapes["semantic"] = (width,)
+        return BoundLane(self._onnxruntime, self._session, shapes, self._run, device="cuda", index=index)
 
     def _run_impl(self, images: npt.NDArray[np.uint8]) -> Output:
+        if self._lanes is not None:
+            found = self._lanes.run(images)
+            return Output(found["scores"], found["perceptual"], found.get("semantic"))
         names = ["scores", "perceptual", "semantic"][: 2 + self.engine.manifest.has_semantic]
+        return Output(*self._run(lambda: self._session.run(names, {"images": images})))
+
+    def _run(self, work: Any) -> Any:
+        """Do what is ONNX Runtime's. Raises DeviceMemoryError, BackendExecutionError."""
         try:
-            return Output(*self._session.run(names, {"images": images}))
+            return work()
         except self._errors as error:
-            raise BackendExecutionError(
-                f"ONNX Runtime {self._onnxruntime.__version__} failed while running: {error}"
-            ) from error
+            if any(sign in str(error) for sign in _OUT_OF_MEMORY):
+                raise DeviceMemoryError(f"ONNX Runtime has too little memory: {error}") from error
+            raise BackendExecutionError(f"ONNX Runtime {self._version} failed while running: {error}") from error
 
     def _close_impl(self) -> None:
+        if self._lanes is not None:
+            self._lanes.close()
         del self._session
 
 
-def _provider_name(device: str) -> str:
-    first = _PROVIDERS[device][0]
-    return first if isinstance(first, str) else first[0]
+def _parse(device: str) -> tuple[str, int]:
+    """Kind and number of a device. Raises BackendUnavailableError for an unknown one."""
+    match = _DEVICE.fullmatch(device.lower())
+    if match is None or (match[1] == "cpu" and match[2]):
+        raise BackendUnavailableError(
+            f"device={device!r} is unknown to the ONNX Runtime backend. Use one of: {', '.join(_PROVIDERS)}."
+        )
+    return match[1], int(match[2] or 0)
+
+
+def _providers(kind: str, index: int, *, capture: bool) -> list[Provider]:
+    cpu: Provider = (_PROVIDERS["cpu"], {})
+    if kind == "cpu":
+        return [cpu]
+    # TF32 would be a silent third precision: 10 bits of mantissa under the name fp32.
+    facts = {"device_id": str(index), "use_tf32": "0"}
+    if capture:
+        facts["enable_cuda_graph"] = "1"
+    cuda: Provider = (_PROVIDERS["cuda"], facts)
+    if kind == "cuda":
+        return [cuda, cpu]
+    return [(_PROVIDERS["tensorrt"], {"device_id": str(index)}), cuda, cpu]
 
 
 def _errors(library: Any) -> tuple[type[Exception], ...]:

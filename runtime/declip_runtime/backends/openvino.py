@@ -7,7 +7,7 @@ import io
 import mmap
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
@@ -17,10 +17,11 @@ import numpy.typing as npt
 from declip_runtime import onnx_head
 from declip_runtime.cache import Cache
 from declip_runtime.cpu import available_cpus
+from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, CacheWarning, PrecisionError
 from declip_runtime.quiet import import_openvino
 
-from .base import Backend, Output, Precision, graph_for
+from .base import Backend, Output, Precision
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -36,6 +37,7 @@ class OpenVINOBackend(Backend):
     """
 
     name: ClassVar[str] = "openvino"
+    graphs: ClassVar[Mapping[Precision, str]] = {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}
 
     @classmethod
     def available(cls) -> str | None:
@@ -54,7 +56,7 @@ class OpenVINOBackend(Backend):
         return 16
 
     @classmethod
-    def _resolve_impl(cls, device: str | None, precision: str) -> tuple[str, Precision]:
+    def _resolve_impl(cls, engine: EngineFile, device: str | None, precision: str) -> tuple[str, Precision]:
         if device is not None and device.lower() != "cpu":
             raise BackendUnavailableError(
                 f"the OpenVINO backend runs on the CPU, not on {device!r}. Leave device out or choose another backend."
@@ -70,7 +72,7 @@ class OpenVINOBackend(Backend):
     def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
         self._openvino = import_openvino()
         core = self._openvino.Core()
-        graph = graph_for(self.engine, self.precision)
+        graph = self.graph
         hint = _HINTS[_native_precision(core) if self.precision == "int8" else self.precision]
         config: dict[str, Any] = {
             # One stream, all threads on one batch: as fast as several streams from batch 16 on, and twice as fast for

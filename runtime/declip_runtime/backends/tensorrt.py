@@ -1,0 +1,143 @@
+"""TensorRT on an NVIDIA GPU: a plan from the engine, else one that was built here before, else one built now."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from declip_runtime import plan_builder, tensorrt_library
+from declip_runtime.announce import Announcer
+from declip_runtime.cache import Cache
+from declip_runtime.engine_file import EngineFile
+from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, PrecisionError
+from declip_runtime.lanes import Lanes
+from declip_runtime.plan_lane import IMAGES, PlanLane, Tensor, tensors_of
+from declip_runtime.plans import Site, best_plan, refusals, slug
+
+from .base import Backend, Output, Precision
+
+_DEVICE = re.compile(r"cuda(?::(\d+))?", re.ASCII | re.IGNORECASE)
+
+
+class TensorRTBackend(Backend):
+    """An engine's plan run by TensorRT or its lean runtime; ``device`` is "cuda" (the first GPU) or "cuda:N".
+
+    Precision "auto" is fp16 where the engine carries that graph, else fp32. A plan in the engine is used where it was
+    built for this TensorRT, GPU and graph; else one from the cache; else it is built, which takes from seconds to
+    minutes, is told on standard error and kept in the cache. The lean runtime needs a version-compatible plan.
+    """
+
+    name: ClassVar[str] = "tensorrt"
+    graphs: ClassVar[Mapping[Precision, str]] = plan_builder.GRAPHS
+
+    @classmethod
+    def available(cls) -> str | None:
+        """None where TensorRT, a driver and a GPU are here, else the reason and the fix."""
+        return tensorrt_library.unavailable()
+
+    @classmethod
+    def resolve(cls, engine: EngineFile, device: str | None = None, precision: str = "auto") -> tuple[str, Precision]:
+        """As of every backend; raises BackendUnavailableError too for a lean runtime without a plan that it can run."""
+        found, arithmetic = super().resolve(engine, device, precision)
+        site = tensorrt_library.site(gpu_index(found))
+        graph = cls.graphs[arithmetic]
+        if site.lean and best_plan(engine, graph, arithmetic, site) is None:
+            raise BackendUnavailableError(
+                f"the lean runtime of TensorRT {site.tensorrt} builds no plans, and {engine.path} has none that fits."
+                f" {refusals(engine, graph, arithmetic, site)} Run on a machine with TensorRT:"
+                " declip build ENGINE --version-compatible"
+            )
+        return found, arithmetic
+
+    @property
+    def preferred_batch(self) -> int:
+        """As many as two lanes take, so that copying the one half overlaps computing the other."""
+        return 2 * self._lanes.capacity
+
+    @classmethod
+    def _resolve_impl(cls, engine: EngineFile, device: str | None, precision: str) -> tuple[str, Precision]:
+        half: Precision = "fp16" if "fp16" in engine.manifest.graphs else "fp32"
+        known: dict[str, Precision] = {"auto": half, "fp16": "fp16", "fp32": "fp32"}
+        if precision not in known:
+            raise PrecisionError(
+                f"the TensorRT backend has no plans in {precision}. Use {' or '.join(plan_builder.GRAPHS)}."
+            )
+        index = gpu_index(device or "cuda")
+        tensorrt_library.site(index)
+        return f"cuda:{index}", known[precision]
+
+    def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
+        index = gpu_index(self.device)
+        site = tensorrt_library.site(index)
+        content, host_code = self._obtain(site, cache)
+        log = tensorrt_library.Log()
+        plan = tensorrt_library.read_plan(content, log, host_code=host_code)
+        tensors = tensors_of(plan)
+        self._check(tensors)
+        smallest, _, largest = (shape[0] for shape in plan.get_tensor_profile_shape(IMAGES, 0))
+        lanes: list[PlanLane] = []
+
+        def open_lane(capacity: int) -> PlanLane:
+            lanes.append(PlanLane(plan, tensors, capacity, index, log))
+            return lanes[-1]
+
+        self._lanes = Lanes(open_lane, largest, smallest)
+        graphs = "" if lanes[-1].captured else ", without CUDA graphs"
+        self.description = f"TensorRT {site.tensorrt}, {site.device_name}, {self.precision}{graphs}"
+
+    def _obtain(self, site: Site, cache: Cache | None) -> tuple[bytes | memoryview, bool]:
+        """The bytes of a plan for ``site``, and whether it may run code that it brings."""
+        plan = best_plan(self.engine, self.graph, self.precision, site)
+        if plan is not None:
+            return self.engine.read(plan.entry), plan.version_compatible
+        name = f"{self.engine.id[:12]}-{self.precision}-{slug(site)}"
+        kept = None if cache is None else cache.get(name)
+        if kept is not None:
+            return kept, False
+        with Announcer(f"building a plan of {self.engine.manifest.name} for {site}, which is done once") as tell:
+            _, content = plan_builder.build_plan(
+                self.engine, precision=self.precision, device=site.device, cache=cache, progress=tell
+            )
+        if cache is not None:
+            cache.put(name, len(content), lambda file: file.write(content))
+        return content, False
+
+    def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        """The plan must take and give what the manifest says: its bytes came with the engine, or from a cache."""
+        manifest, size = self.engine.manifest, self.engine.manifest.preprocess.size
+        embedding = Tensor((manifest.embedding_dim,), 4)
+        wanted = {
+            IMAGES: Tensor((size, size, 3), 1),
+            "scores": Tensor((len(manifest.scores),), 4),
+            "perceptual": embedding,
+        }
+        if manifest.has_semantic:
+            wanted["semantic"] = embedding
+        if dict(tensors) != wanted:
+            raise BackendExecutionError(
+                f"the plan takes and gives {_listed(tensors)}, the manifest says {_listed(wanted)}."
+                " Build it again: declip build"
+            )
+
+    def _run_impl(self, images: npt.NDArray[np.uint8]) -> Output:
+        found = self._lanes.run(images)
+        return Output(found["scores"], found["perceptual"], found.get("semantic"))
+
+    def _close_impl(self) -> None:
+        self._lanes.close()
+
+
+def gpu_index(device: str) -> int:
+    """The GPU's number in "cuda" (0) or "cuda:N". Raises BackendUnavailableError for another device."""
+    match = _DEVICE.fullmatch(device)
+    if match is None:
+        raise BackendUnavailableError(f"device={device!r} is unknown to the TensorRT backend. Use cuda or cuda:0.")
+    return int(match[1] or 0)
+
+
+def _listed(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))

@@ -1,0 +1,161 @@
+"""How batches of any size run on a GPU whose plan likes few sizes: a ladder, padding, and lanes that overlap.
+
+A *lane* is one execution context with a stream and buffers of its own. It works on one batch at a time and is given the
+next while another lane still computes, so that copying overlaps computing. Everything here is about who works on what;
+what a lane does is the vendor's (``plan_lane``), or a fake's in tests.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import BackendExecutionError, BackendWarning, DeviceMemoryError
+
+Outputs = Mapping[str, npt.NDArray[np.float32]]
+Images = npt.NDArray[np.uint8]
+
+
+class Lane(Protocol):
+    """One execution context. Used by one thread at a time."""
+
+    def prepare(self, batch: int) -> None:
+        """Make ``batch`` ready to run at full speed. Raises DeviceMemoryError, BackendExecutionError."""
+
+    def start(self, images: Images, batch: int) -> None:
+        """Begin to run ``images`` uint8 [n, S, S, 3], padded to ``batch`` (prepared, at least n); does not wait."""
+
+    def finish(self) -> Outputs:
+        """Wait for what was started; the results of its n images, in arrays of the caller's own."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+class Lanes:
+    """A bounded pool of lanes for batches of ``smallest`` (fewer images are padded) to ``capacity``.
+
+    ``open_lane`` makes one lane of a capacity. Where the device's memory does not hold ``count`` of them, the capacity
+    is halved, as often as it takes, and a BackendWarning says so. ``run`` may be called from many threads.
+
+    Raises DeviceMemoryError where not even the smallest batch fits, BackendExecutionError.
+    """
+
+    def __init__(self, open_lane: Callable[[int], Lane], capacity: int, smallest: int = 1, count: int = 2) -> None:
+        self.capacity, self._all = _as_many_as_fit(open_lane, capacity, smallest, count)
+        self.ladder = ladder(self.capacity, smallest)
+        self._free: queue.LifoQueue[Lane] = queue.LifoQueue()
+        for lane in self._all:
+            self._free.put(lane)
+        self._closing = threading.Lock()
+
+    def run(self, images: Images) -> dict[str, npt.NDArray[np.float32]]:
+        """Run uint8 [B, S, S, 3], B at least 1; every output [B, ...] in the order of the images.
+
+        What is more than the capacity is cut into pieces, and a second lane takes part where one is free.
+        """
+        pieces = [images[start : start + self.capacity] for start in range(0, len(images), self.capacity)]
+        with self._borrowed(len(pieces)) as lanes:
+            results = list(_overlapped(pieces, lanes, self._rung))
+        return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+
+    def close(self) -> None:
+        """Free all lanes. Nobody may be running."""
+        with self._closing:
+            while self._all:
+                self._all.pop().close()
+
+    def _rung(self, count: int) -> int:
+        return next(size for size in self.ladder if size >= count)
+
+    @contextmanager
+    def _borrowed(self, wanted: int) -> Iterator[Sequence[Lane]]:
+        """One lane, however long that takes, and up to ``wanted`` if they are free; waiting for more could deadlock."""
+        lanes = [self._free.get()]
+        try:
+            while len(lanes) < wanted:
+                try:
+                    lanes.append(self._free.get_nowait())
+                except queue.Empty:
+                    break
+            yield lanes
+        finally:
+            for lane in reversed(lanes):
+                self._free.put(lane)
+
+
+def ladder(capacity: int, smallest: int = 1) -> tuple[int, ...]:
+    """Batch sizes that are made ready: of 1, 2, 3, 4, 6, 8, 12, ... those within the limits, and the limits themselves.
+
+    So no batch between them grows by more than half when it is padded.
+    """
+    rungs = {smallest, capacity}
+    power = 1
+    while power < capacity:
+        rungs |= {power, power + power // 2}
+        power *= 2
+    return tuple(sorted(size for size in rungs if smallest <= size <= capacity))
+
+
+def _overlapped(pieces: Sequence[Images], lanes: Sequence[Lane], rung: Callable[[int], int]) -> Iterator[Outputs]:
+    """Results in order, each lane being given its next piece before the results of another are waited for.
+
+    Whatever is raised, every lane that was started is waited for: it may still read and write its buffers.
+    """
+    working: deque[Lane] = deque()
+    try:
+        for number, piece in enumerate(pieces):
+            if len(working) == len(lanes):
+                yield working.popleft().finish()
+            lane = lanes[number % len(lanes)]
+            lane.start(piece, rung(len(piece)))
+            working.append(lane)
+        while working:
+            yield working.popleft().finish()
+    finally:
+        for lane in working:  # only after an error, which is the one to be told
+            with suppress(BackendExecutionError):
+                lane.finish()
+
+
+def _as_many_as_fit(
+    open_lane: Callable[[int], Lane], capacity: int, smallest: int, count: int
+) -> tuple[int, list[Lane]]:
+    wanted = capacity
+    while True:
+        lanes: list[Lane] = []
+        try:
+            for _ in range(count):
+                lanes.append(open_lane(capacity))
+                for batch in ladder(capacity, smallest):
+                    lanes[-1].prepare(batch)
+        except DeviceMemoryError as error:
+            _close(lanes)
+            if capacity == smallest:
+                raise
+            reason, capacity = error, max(capacity // 2, smallest)
+            continue
+        except BaseException:
+            _close(lanes)
+            raise
+        if capacity < wanted:
+            warnings.warn(
+                f"the GPU's memory holds batches of {capacity} instead of {wanted}. Scoring goes on with those; for"
+                f" full speed free some memory, or build a plan for smaller batches. ({reason})",
+                BackendWarning,
+                stacklevel=2,
+            )
+        return capacity, lanes
+
+
+def _close(lanes: Sequence[Lane]) -> None:
+    for lane in lanes:
+        lane.close()

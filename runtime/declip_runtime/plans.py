@@ -1,0 +1,112 @@
+"""Which TensorRT plan of an engine a machine can run, and why not another. No vendor library is needed to tell.
+
+TensorRT itself finds out only while it deserialises, then returns nothing and says little, or runs a plan that was
+tuned for another GPU. So everything that decides stands in the manifest and is compared before.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .engine_file import EngineFile
+from .errors import UsageError
+from .manifest import BatchProfile, Plan
+
+_AMPERE = (8, 0)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a plan is built or run.
+
+    ``tensorrt`` is the library's version, as 10.3.0; ``lean`` that it is the lean runtime, which builds nothing and
+    runs version-compatible plans only; ``compute_capability`` as 8.7.
+    """
+
+    device: int
+    device_name: str
+    compute_capability: str
+    tensorrt: str
+    lean: bool = False
+
+    def __str__(self) -> str:
+        library = "the lean runtime of TensorRT" if self.lean else "TensorRT"
+        return f"{self.device_name} (compute capability {self.compute_capability}) with {library} {self.tensorrt}"
+
+
+def best_plan(engine: EngineFile, graph: str, precision: str, site: Site) -> Plan | None:
+    """The plan of ``graph`` in ``precision`` that runs at ``site``; one built for exactly it first."""
+    usable = [p for p in engine.manifest.plans if mismatch(engine, p, graph, precision, site) is None]
+    return min(usable, key=lambda p: (p.hardware_compatible, p.version_compatible), default=None)
+
+
+def mismatch(engine: EngineFile, plan: Plan, graph: str, precision: str, site: Site) -> str | None:
+    """Why ``plan`` cannot stand for ``graph`` in ``precision`` at ``site``; None where it can."""
+    if plan.precision != precision:
+        return f"it computes in {plan.precision}, not in {precision}"
+    if plan.graph_sha256 != engine.manifest.entries[engine.manifest.graphs[graph]].sha256:
+        return "it was built from another graph than the engine's"
+    if plan.tensorrt != site.tensorrt:
+        if not plan.version_compatible:
+            return f"it was built by TensorRT {plan.tensorrt}, here is {site.tensorrt}"
+        built, here = version(plan.tensorrt), version(site.tensorrt)
+        if built[0] != here[0] or built > here:
+            return (
+                f"TensorRT {plan.tensorrt} built it for later releases of version {built[0]}, here is {site.tensorrt}"
+            )
+    if site.lean and not plan.version_compatible:
+        return "the lean runtime runs version-compatible plans only"
+    if plan.hardware_compatible:
+        if version(site.compute_capability) < _AMPERE:
+            return f"it runs on Ampere and newer, {site.device_name} is older"
+    elif plan.compute_capability != site.compute_capability:
+        return f"it was built for compute capability {plan.compute_capability}, here is {site.compute_capability}"
+    elif plan.device_name != site.device_name:
+        return f"it was tuned for {plan.device_name}, here is {site.device_name}"
+    return None
+
+
+def refusals(engine: EngineFile, graph: str, precision: str, site: Site) -> str:
+    """Every plan of the engine with the reason why it does not run at ``site``, in one sentence each."""
+    return " ".join(
+        f"Plan {plan.entry} does not fit: {reason}."
+        for plan in engine.manifest.plans
+        if (reason := mismatch(engine, plan, graph, precision, site)) is not None
+    )
+
+
+def slug(site: Site) -> str:
+    """GPU and TensorRT as a part of a file name: orin-sm87-tensorrt-10.3.0."""
+    gpu = re.sub(r"[^a-z0-9]+", "-", site.device_name.lower()).strip("-") or "gpu"
+    return f"{gpu}-sm{site.compute_capability.replace('.', '')}-tensorrt-{site.tensorrt}"
+
+
+def entry_name(site: Site, precision: str, *, version_compatible: bool, hardware_compatible: bool) -> str:
+    """Where in the engine a plan lies: one entry for each kind of machine, so that building again replaces it."""
+    reach = "-any-version" * version_compatible + "-any-gpu" * hardware_compatible
+    return f"plans/{slug(site)}-{precision}{reach}.plan"
+
+
+def version(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version, as (10, 16, 1, 11)."""
+    return tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0].partition("post")[0]))
+
+
+def parse_profile(text: str) -> BatchProfile:
+    """A profile from "1,16,64" (smallest, tuned for, largest), or from the largest alone. Raises UsageError."""
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if len(numbers) == 1:
+        return default_profile(numbers[0])
+    if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
+        raise UsageError(
+            f"{text!r} is no range of batch sizes. Give the smallest, the one to tune for and the largest, as 1,16,64."
+        )
+    return BatchProfile(*numbers)
+
+
+def default_profile(maximum: int = 64) -> BatchProfile:
+    """From single images to ``maximum``, tuned for the largest, which is what streams of photos run at."""
+    if maximum < 1:
+        raise UsageError(f"a batch of {maximum} cannot work. Give at least 1.")
+    return BatchProfile(1, maximum, maximum)

@@ -1,0 +1,419 @@
+"""A stand-in for TensorRT and cuda-bindings, so that our own logic runs without a GPU. It proves nothing of NVIDIA's.
+
+It is as strict as it can be: work that was queued is done only when its stream is waited for or launched, device memory
+is poisoned, freed memory must not be used, and everything that was opened must be closed (``Nvidia.leaks``). That our
+calls exist in the real libraries is proved by tests/contracts/test_tensorrt_api.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from declip_runtime.engine_file import EngineFile
+
+Code = IntEnum(
+    "Code",
+    {
+        "cudaSuccess": 0,
+        "cudaErrorMemoryAllocation": 2,
+        "cudaErrorNoDevice": 100,
+        "cudaErrorStreamCaptureUnsupported": 900,
+    },
+)
+
+
+@dataclass
+class Nvidia:
+    """What the pretended machine has, and what was done with it."""
+
+    gpus: list[tuple[str, int, int]] = field(default_factory=lambda: [("Orin", 8, 7)])
+    memory: int = 1 << 30
+    version: str = "10.3.0"
+    lean: bool = False
+    capturable: bool = True
+    refuses_plans: bool = False
+    fails_to_build: bool = False
+    fails_to_run: bool = False
+    open_contexts_limit: int = 100
+    events: list[str] = field(default_factory=list)
+    blocks: dict[int, Any] = field(default_factory=dict)
+    used: int = 0
+    streams: dict[int, Any] = field(default_factory=dict)
+    graphs: int = 0
+    contexts: int = 0
+    built: list[dict[str, Any]] = field(default_factory=list)
+    during_build: Callable[[], None] = lambda: None
+
+    def leaks(self) -> dict[str, int]:
+        """Memory blocks, streams and graphs that were not freed."""
+        return {"memory": len(self.blocks), "streams": len(self.streams), "graphs": self.graphs}
+
+    def allocate(self, size: int, *, device: bool) -> tuple[Code, int | None]:
+        if device and self.used + size > self.memory:
+            return Code.cudaErrorMemoryAllocation, None
+        block = (ctypes.c_uint8 * size)(*([0xAB] * min(size, 64)))
+        address = ctypes.addressof(block)
+        self.blocks[address] = (block, size if device else 0)
+        self.used += size if device else 0
+        return Code.cudaSuccess, address
+
+    def free(self, address: int) -> tuple[Code]:
+        _, size = self.blocks.pop(address)
+        self.used -= size
+        return (Code.cudaSuccess,)
+
+    def array(self, address: int, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """The content of a block that must not have been freed."""
+        block, _ = self.blocks[address]
+        return np.frombuffer(block, dtype, int(np.prod(shape))).reshape(shape)
+
+
+class Stream:
+    """Work waits until somebody waits for it."""
+
+    def __init__(self, machine: Nvidia) -> None:
+        self.machine, self.queue, self.recording = machine, [], None  # type: ignore[var-annotated]
+        machine.streams[id(self)] = self
+
+    def __int__(self) -> int:
+        return id(self)
+
+    def add(self, work: Callable[[], None]) -> None:
+        (self.queue if self.recording is None else self.recording).append(work)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, machine: Nvidia) -> Nvidia:
+    """Let ``import tensorrt`` (or tensorrt_lean) and ``cuda.bindings.runtime`` find the stand-ins."""
+    cudart = types.ModuleType("cuda.bindings.runtime")
+    vars(cudart).update(_cudart(machine))
+    bindings, cuda = types.ModuleType("cuda.bindings"), types.ModuleType("cuda")
+    bindings.runtime = cudart  # type: ignore[attr-defined]
+    cuda.bindings = bindings  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuda", cuda)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cudart)
+    name = "tensorrt_lean" if machine.lean else "tensorrt"
+    trt = types.ModuleType(name)
+    vars(trt).update(_tensorrt(machine))
+    monkeypatch.setitem(sys.modules, name, trt)
+    monkeypatch.setitem(sys.modules, "tensorrt" if machine.lean else "tensorrt_lean", None)
+    return machine
+
+
+def _cudart(machine: Nvidia) -> dict[str, Any]:
+    done = (Code.cudaSuccess,)
+
+    def properties(index: int) -> tuple[Code, Any]:
+        name, major, minor = machine.gpus[index]
+        found = SimpleNamespace(name=name.encode(), major=major, minor=minor, totalGlobalMem=machine.memory)
+        return Code.cudaSuccess, found
+
+    def copy(target: int, source: int, size: int, _kind: object, stream: Stream) -> tuple[Code]:
+        for address in (target, source):
+            assert size <= len(machine.blocks[address][0]), "a copy beyond its block"
+        stream.add(lambda: ctypes.memmove(target, source, size) and None)
+        return done
+
+    def wait(stream: Stream) -> tuple[Code]:
+        machine.events.append("wait")
+        while stream.queue:
+            stream.queue.pop(0)()
+        return done
+
+    def begin(stream: Stream, _mode: object) -> tuple[Code]:
+        stream.recording = []
+        return done
+
+    def end(stream: Stream) -> tuple[Code, Any]:
+        recorded, stream.recording = stream.recording, None
+        if not machine.capturable:
+            return Code.cudaErrorStreamCaptureUnsupported, None
+        machine.graphs += 1
+        return Code.cudaSuccess, recorded
+
+    def instantiate(graph: Any, _flags: int) -> tuple[Code, Any]:
+        machine.graphs += 1
+        return Code.cudaSuccess, graph
+
+    def destroy_graph(_graph: Any) -> tuple[Code]:
+        machine.graphs -= 1
+        return done
+
+    def launch(graph: Any, stream: Stream) -> tuple[Code]:
+        machine.events.append("launch")
+        stream.queue.extend(graph)
+        return done
+
+    def destroy_stream(stream: Stream) -> tuple[Code]:
+        del machine.streams[id(stream)]
+        return done
+
+    return {
+        "cudaError_t": Code,
+        "cudaMemcpyKind": SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2),
+        "cudaStreamCaptureMode": SimpleNamespace(cudaStreamCaptureModeThreadLocal=1),
+        "cudaStreamNonBlocking": 1,
+        "cudaHostAllocDefault": 0,
+        "cudaGetDeviceCount": lambda: (Code.cudaSuccess if machine.gpus else Code.cudaErrorNoDevice, len(machine.gpus)),
+        "cudaGetDeviceProperties": properties,
+        "cudaSetDevice": lambda index: machine.events.append(f"use {index}") or done,
+        "cudaGetErrorString": lambda code: (Code.cudaSuccess, code.name.encode()),
+        "cudaGetLastError": lambda: done,
+        "cudaMalloc": lambda size: machine.allocate(size, device=True),
+        "cudaFree": machine.free,
+        "cudaHostAlloc": lambda size, _flags: machine.allocate(size, device=False),
+        "cudaFreeHost": machine.free,
+        "cudaStreamCreateWithFlags": lambda _flags: (Code.cudaSuccess, Stream(machine)),
+        "cudaStreamDestroy": destroy_stream,
+        "cudaStreamSynchronize": wait,
+        "cudaStreamBeginCapture": begin,
+        "cudaStreamEndCapture": end,
+        "cudaMemcpyAsync": copy,
+        "cudaGraphInstantiate": instantiate,
+        "cudaGraphDestroy": destroy_graph,
+        "cudaGraphExecDestroy": destroy_graph,
+        "cudaGraphLaunch": launch,
+    }
+
+
+class Severity(IntEnum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+
+
+class ILogger:
+    Severity = Severity
+
+    def log(self, severity: Severity, msg: str) -> None:
+        raise NotImplementedError
+
+
+class IProgressMonitor:
+    pass
+
+
+def _tensorrt(machine: Nvidia) -> dict[str, Any]:
+    names: dict[str, Any] = {
+        "__version__": machine.version,
+        "ILogger": ILogger,
+        "Runtime": lambda logger: _Runtime(machine, logger),
+    }
+    if not machine.lean:
+        names |= {
+            "IProgressMonitor": IProgressMonitor,
+            "Builder": lambda logger: _Builder(machine, logger),
+            "OnnxParser": _Parser,
+            "NetworkDefinitionCreationFlag": IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1}),
+            "BuilderFlag": IntEnum("BuilderFlag", ["TF32", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"]),
+            "MemoryPoolType": IntEnum("MemoryPoolType", ["WORKSPACE"]),
+            "HardwareCompatibilityLevel": IntEnum("HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS"]),
+            "ProfilingVerbosity": IntEnum("ProfilingVerbosity", ["LAYER_NAMES_ONLY", "DETAILED"]),
+        }
+    return names
+
+
+# --- building
+
+
+class _Parser:
+    def __init__(self, network: Any, logger: ILogger) -> None:
+        self.network, self.errors = network, []  # type: ignore[var-annotated]
+
+    def parse(self, model: bytes, path: str) -> bool:
+        assert isinstance(path, str)
+        assert model, "an empty graph"
+        manifest = EngineFile.open(path).manifest  # where a real parser would look for the weights
+        self.network.manifest = manifest
+        if manifest.name == "unreadable":
+            self.errors.append(
+                SimpleNamespace(node_operator=lambda: "Einsum", node_name=lambda: "n1", desc=lambda: "no")
+            )
+            return False
+        return True
+
+    @property
+    def num_errors(self) -> int:
+        return len(self.errors)
+
+    def get_error(self, index: int) -> Any:
+        return self.errors[index]
+
+
+class _Config:
+    def __init__(self, machine: Nvidia) -> None:
+        self.flags, self.cleared, self.pools, self.timing = set(), set(), {}, None  # type: ignore[var-annotated]
+        self.machine = machine
+        self.builder_optimization_level = 3
+        self.hardware_compatibility_level: Any = None
+        self.profiling_verbosity: Any = None
+        self.progress_monitor: Any = None
+        self.profile: Any = None
+
+    def set_flag(self, flag: IntEnum) -> None:
+        self.flags.add(flag.name)
+
+    def clear_flag(self, flag: IntEnum) -> None:
+        self.cleared.add(flag.name)
+
+    def set_memory_pool_limit(self, pool: IntEnum, size: int) -> None:
+        self.pools[pool.name] = size
+
+    def add_optimization_profile(self, profile: Any) -> int:
+        self.profile = profile
+        return 0
+
+    def create_timing_cache(self, content: bytes) -> Any:
+        return content
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        self.timing = cache
+        return True
+
+    def get_timing_cache(self) -> Any:
+        return SimpleNamespace(serialize=lambda: self.timing + b"learned")
+
+
+class _Builder:
+    def __init__(self, machine: Nvidia, logger: Any) -> None:
+        self.machine, self.logger = machine, logger
+
+    def create_network(self, flags: int) -> Any:
+        assert flags == 2, "strongly typed"
+        network = SimpleNamespace(manifest=None)
+        network.get_input = lambda _index: SimpleNamespace(shape=(-1, *[network.manifest.preprocess.size] * 2, 3))
+        return network
+
+    def create_builder_config(self) -> _Config:
+        return _Config(self.machine)
+
+    def create_optimization_profile(self) -> Any:
+        profile = SimpleNamespace(shapes={})
+        profile.set_shape = lambda name, low, best, high: profile.shapes.update({name: (low, best, high)})
+        return profile
+
+    def build_serialized_network(self, network: Any, config: _Config) -> bytes | None:
+        monitor = config.progress_monitor
+        monitor.phase_start("Building Engine", None, 4)
+        for step in range(4):
+            monitor.phase_start("Timing", "Building Engine", 2)
+            for part in range(2):
+                self.machine.during_build()
+                if not monitor.step_complete("Timing", part):
+                    return None
+            monitor.phase_finish("Timing")
+            if not monitor.step_complete("Building Engine", step):
+                return None
+        monitor.phase_finish("Building Engine")
+        if self.machine.fails_to_build:
+            self.logger.log(Severity.ERROR, "no tactic\nfor node 7")
+            return None
+        manifest = network.manifest
+        plan = {
+            "size": manifest.preprocess.size,
+            "scores": len(manifest.scores),
+            "width": manifest.embedding_dim,
+            "semantic": manifest.has_semantic,
+            "profile": [shape[0] for shape in config.profile.shapes["images"]],
+        }
+        self.machine.built.append({**plan, "flags": config.flags, "config": config, "timing": config.timing})
+        return json.dumps(plan).encode()
+
+
+# --- running
+
+
+class _Runtime:
+    def __init__(self, machine: Nvidia, logger: Any) -> None:
+        self.machine, self.logger = machine, logger
+        self.engine_host_code_allowed = False
+
+    def deserialize_cuda_engine(self, content: Any) -> Any:
+        self.machine.events.append(f"deserialise, host code {self.engine_host_code_allowed}")
+        if self.machine.refuses_plans:
+            self.logger.log(Severity.ERROR, "the engine plan file is not compatible")
+            return None
+        return _Engine(self.machine, json.loads(bytes(content)))
+
+
+class _Engine:
+    def __init__(self, machine: Nvidia, plan: dict[str, Any]) -> None:
+        self.machine, self.plan = machine, plan
+        side = plan["size"]
+        self.shapes = {"images": (-1, side, side, 3), "scores": (-1, plan["scores"]), "perceptual": (-1, plan["width"])}
+        if plan["semantic"]:
+            self.shapes["semantic"] = (-1, plan["width"])
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.shapes)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.shapes)[index]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes[name]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(itemsize=1 if name == "images" else 4)
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        assert profile_index == 0
+        return [(batch, *self.shapes[name][1:]) for batch in self.plan["profile"]]
+
+    def create_execution_context(self) -> Any:
+        if self.machine.contexts >= self.machine.open_contexts_limit:
+            return None
+        return _Context(self)
+
+
+class _Context:
+    def __init__(self, engine: _Engine) -> None:
+        self.engine, self.addresses, self.batch = engine, {}, 0  # type: ignore[var-annotated]
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self.addresses[name] = memory
+        return name in self.engine.shapes
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        low, _, high = self.engine.plan["profile"]
+        self.batch = shape[0]
+        return low <= shape[0] <= high and shape[1:] == self.engine.shapes[name][1:]
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        machine, batch = self.engine.machine, self.batch
+        if machine.fails_to_run:
+            return False
+        stream = machine.streams[stream_handle]
+        machine.events.append(f"execute {batch}")
+        stream.add(lambda: self._compute(batch))
+        return True
+
+    def _compute(self, batch: int) -> None:
+        machine, engine = self.engine.machine, self.engine
+        images = machine.array(self.addresses["images"], "uint8", (batch, *engine.shapes["images"][1:]))
+        for name, shape in engine.shapes.items():
+            if name != "images":
+                result = machine.array(self.addresses[name], "float32", (batch, shape[1]))
+                result[:] = expected(images, shape[1], name)
+
+
+def expected(images: np.ndarray[Any, Any], width: int, name: str) -> np.ndarray[Any, Any]:
+    """What the pretended plan gives: numbers that differ for every image, column and output."""
+    means = images.reshape(len(images), -1).astype(np.float64).mean(axis=1)
+    first = images.reshape(len(images), -1)[:, :1].astype(np.float64)
+    columns = np.arange(1, width + 1) / width
+    value = (means[:, None] + first / 7) / 300 * columns
+    return (value if name == "scores" else value + len(name)).astype(np.float32)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from declip_runtime.errors import BackendExecutionError, BackendWarning, DeviceMemoryError
+from declip_runtime.lanes import Images, Lanes, Outputs, ladder
+
+
+class FakeLane:
+    """Doubles the first pixel of every image; writes down what it is asked, and that it is one thread's at a time."""
+
+    def __init__(self, number: int, capacity: int, events: list[str]) -> None:
+        self.number, self.capacity, self.events = number, capacity, events
+        self.prepared: set[int] = set()
+        self.started: Images | None = None
+        self.closed = False
+
+    def prepare(self, batch: int) -> None:
+        assert batch <= self.capacity
+        self.prepared.add(batch)
+
+    def start(self, images: Images, batch: int) -> None:
+        assert self.started is None, "started twice"
+        assert batch in self.prepared
+        assert len(images) <= batch
+        self.started = images
+        self.events.append(f"start {self.number}: {len(images)} as {batch}")
+
+    def finish(self) -> Outputs:
+        assert self.started is not None, "finished without a start"
+        images, self.started = self.started, None
+        self.events.append(f"finish {self.number}")
+        return {"scores": images.reshape(len(images), -1)[:, :1].astype(np.float32) * 2}
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+class Opener:
+    """Makes lanes; more than ``memory`` images in all of them, and it runs out."""
+
+    def __init__(self, memory: int = 10**9) -> None:
+        self.memory, self.lanes, self.events = memory, [], []  # type: ignore[var-annotated]
+
+    def __call__(self, capacity: int) -> FakeLane:
+        if capacity + sum(lane.capacity for lane in self.lanes if not lane.closed) > self.memory:
+            raise DeviceMemoryError("no memory.")
+        self.lanes.append(FakeLane(len(self.lanes), capacity, self.events))
+        return self.lanes[-1]
+
+
+def images(count: int) -> Images:
+    return np.arange(count * 12, dtype=np.uint8).reshape(count, 2, 2, 3)
+
+
+def doubled(count: int) -> np.ndarray:
+    return images(count).reshape(count, -1)[:, :1].astype(np.float32) * 2
+
+
+def test_a_ladder_has_its_limits_and_steps_of_at_most_a_half() -> None:
+    assert ladder(64) == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+    assert ladder(1) == (1,)
+    assert ladder(50) == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 50)
+    assert ladder(16, 5) == (5, 6, 8, 12, 16)
+    for capacity in range(1, 200):
+        steps = ladder(capacity)
+        assert steps[-1] == capacity
+        assert all(b <= 1.5 * a or (a, b) == (1, 2) for a, b in pairwise(steps))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 8, 9, 16, 17, 33, 100])
+def test_every_number_of_images_is_answered_in_order(count: int) -> None:
+    lanes = Lanes(Opener(), 8)
+    assert np.array_equal(lanes.run(images(count))["scores"], doubled(count))
+
+
+def test_a_batch_is_padded_to_the_next_rung_and_no_further() -> None:
+    opener = Opener()
+    Lanes(opener, 64).run(images(5))
+    assert opener.events == ["start 1: 5 as 6", "finish 1"]
+
+
+def test_fewer_images_than_a_plan_takes_are_padded_to_its_smallest_batch() -> None:
+    opener = Opener()
+    Lanes(opener, 64, smallest=8).run(images(2))
+    assert opener.events[0] == "start 1: 2 as 8"
+
+
+def test_the_next_piece_is_started_before_the_last_is_waited_for() -> None:
+    opener = Opener()
+    Lanes(opener, 4).run(images(14))
+    assert opener.events == [
+        "start 1: 4 as 4",
+        "start 0: 4 as 4",
+        "finish 1",
+        "start 1: 4 as 4",
+        "finish 0",
+        "start 0: 2 as 2",
+        "finish 1",
+        "finish 0",
+    ]
+
+
+def test_too_little_memory_halves_the_batch_and_says_so() -> None:
+    opener = Opener(memory=40)
+    with pytest.warns(BackendWarning, match="batches of 16 instead of 64"):
+        lanes = Lanes(opener, 64)
+    assert lanes.capacity == 16
+    assert [lane.capacity for lane in opener.lanes if not lane.closed] == [16, 16]
+    assert np.array_equal(lanes.run(images(50))["scores"], doubled(50))
+
+
+def test_memory_that_runs_out_while_a_lane_is_prepared_counts_too() -> None:
+    class Greedy(FakeLane):
+        def prepare(self, batch: int) -> None:
+            if batch > 8:
+                raise DeviceMemoryError("no memory for scratch.")
+            super().prepare(batch)
+
+    made: list[Greedy] = []
+
+    def open_lane(capacity: int) -> Greedy:
+        made.append(Greedy(len(made), capacity, []))
+        return made[-1]
+
+    with pytest.warns(BackendWarning):
+        lanes = Lanes(open_lane, 32)
+    assert lanes.capacity == 8
+    assert sum(not lane.closed for lane in made) == 2
+
+
+def test_where_not_even_one_image_fits_the_error_says_why_and_nothing_stays_open() -> None:
+    opener = Opener(memory=1)
+    with pytest.raises(DeviceMemoryError, match="no memory"):
+        Lanes(opener, 64)
+    assert all(lane.closed for lane in opener.lanes)
+
+
+def test_many_threads_share_two_lanes() -> None:
+    lanes = Lanes(Opener(), 4)
+    with ThreadPoolExecutor(8) as pool:
+        counts = [1 + n % 23 for n in range(200)]
+        results = list(pool.map(lambda count: lanes.run(images(count))["scores"], counts))
+    assert all(np.array_equal(r, doubled(count)) for r, count in zip(results, counts, strict=True))
+
+
+def test_one_free_lane_is_enough_for_many_pieces() -> None:
+    """Who has one lane must never wait for a second that somebody with one waits for too."""
+    lanes = Lanes(Opener(), 2)
+    at_once = threading.Barrier(2)
+
+    def run() -> bool:
+        at_once.wait()
+        return all(np.array_equal(lanes.run(images(9))["scores"], doubled(9)) for _ in range(50))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(f.result(timeout=30) for f in [pool.submit(run), pool.submit(run)])
+
+
+def test_a_lane_that_fails_leaves_the_others_usable() -> None:
+    opener = Opener()
+    lanes = Lanes(opener, 4)
+    broken, failing = opener.lanes[0], threading.Event()
+    finish: Callable[[], Outputs] = broken.finish
+
+    def fail() -> Outputs:
+        result = finish()
+        if failing.is_set():
+            raise BackendExecutionError("CUDA failed.")
+        return result
+
+    broken.finish = fail
+    failing.set()
+    with pytest.raises(BackendExecutionError):
+        lanes.run(images(14))
+    failing.clear()
+    assert all(lane.started is None for lane in opener.lanes), "somebody still works"
+    assert np.array_equal(lanes.run(images(14))["scores"], doubled(14))
+
+
+def test_closing_closes_every_lane_once() -> None:
+    opener = Opener()
+    lanes = Lanes(opener, 4)
+    lanes.close()
+    lanes.close()
+    assert all(lane.closed for lane in opener.lanes)

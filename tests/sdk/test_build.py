@@ -1,0 +1,162 @@
+"""build, doctor, and what info says of plans, on pretended NVIDIA libraries."""
+
+from __future__ import annotations
+
+import json
+import site
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runtime.fake_nvidia import Nvidia
+
+from declip_runtime import doctor
+from declip_runtime.engine_file import EngineFile
+from declip_sdk import Scorer
+from declip_sdk.cli import run
+from runtime import fake_nvidia, tiny_engine
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    return tiny_engine.write(tmp_path / "tiny.engine", fp16=True).path
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Nvidia:
+    return fake_nvidia.install(monkeypatch, Nvidia())
+
+
+def test_a_plan_is_built_into_the_engine_and_used(machine: Nvidia, engine: Path, photos: Path, capfd: Any) -> None:
+    before = EngineFile.open(engine).id
+    assert run(["build", str(engine), "--batch", "1,4,8"]) == 0
+    captured = capfd.readouterr()
+    assert "plans/orin-sm87-tensorrt-10.3.0-fp16.plan" in captured.out
+    assert "batches 1..8, tuned for 4" in captured.out
+    assert "building a plan of tiny for Orin" in captured.err
+    file = EngineFile.open(engine)
+    assert file.id == before
+    file.verify()
+    machine.built.clear()
+    with Scorer(engine) as scorer:
+        assert scorer.backend == "tensorrt"
+        assert len(scorer.score(photos / "a.jpg")) == 1
+    assert not machine.built
+    assert run(["score", str(photos / "a.jpg"), "--engine", str(engine), "--format", "csv"]) == 0
+
+
+def test_building_again_replaces_the_plan_and_another_kind_joins_it(machine: Nvidia, engine: Path, capfd: Any) -> None:
+    for options in ([], [], ["--version-compatible", "--hardware-compatible"], ["--precision", "fp32"]):
+        assert run(["build", str(engine), *options]) == 0
+    assert len(EngineFile.open(engine).manifest.plans) == 3
+
+
+def test_a_copy_leaves_the_engine_as_it_was(machine: Nvidia, engine: Path, tmp_path: Path, capfd: Any) -> None:
+    before = engine.read_bytes()
+    assert run(["build", str(engine), "-o", str(tmp_path / "orin.engine")]) == 0
+    assert engine.read_bytes() == before
+    assert EngineFile.open(tmp_path / "orin.engine").manifest.plans
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--batch", "0"], "Give at least 1"),
+        (["--batch", "8,4,2"], "range of batch sizes"),
+        (["--workspace", "much"], "no size"),
+        (["--workspace", "10"], "too small"),
+        (["--level", "9"], "0<=x<=5"),
+        (["--precision", "int8"], "fp16"),
+        (["--device", "cuda:7"], "there is no GPU 7"),
+        (["--device", "cpu"], "Use cuda or cuda:0"),
+        (["--without-lean"], "--version-compatible"),
+        (["-o", "/nowhere/x.engine"], "does not exist"),
+        (["-o", "/"], "is a folder"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_built(
+    machine: Nvidia, engine: Path, arguments: list[str], told: str, capfd: Any
+) -> None:
+    before = engine.read_bytes()
+    assert run(["build", str(engine), *arguments]) == 2
+    assert told in capfd.readouterr().err
+    assert not machine.built
+    assert engine.read_bytes() == before
+
+
+def test_an_installed_engine_is_never_written_to(machine: Nvidia, tmp_path: Path, capfd: Any) -> None:
+    installed = tmp_path / "site-packages" / "x.engine"
+    installed.parent.mkdir()
+    tiny_engine.write(installed, fp16=True)
+    assert run(["build", str(installed)]) == 2
+    assert "belongs to an installed package" in capfd.readouterr().err
+    assert run(["build"]) == 2
+    assert "-o" in capfd.readouterr().err
+    assert run(["build", str(installed), "-o", str(Path(site.getsitepackages()[0]) / "y.engine")]) == 2
+    assert not machine.built
+
+
+def test_without_tensorrt_build_says_what_to_install(engine: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    for name in ("tensorrt", "tensorrt_lean"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    assert run(["build", str(engine)]) == 2
+    err = capfd.readouterr().err
+    assert "pip install 'declip-sdk[tensorrt]'" in err
+    assert "building" not in err
+
+
+def test_info_says_which_plans_fit_here(
+    machine: Nvidia, engine: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    assert run(["build", str(engine)]) == 0
+    fake_nvidia.install(monkeypatch, Nvidia(gpus=[("Thor", 11, 0)]))
+    assert run(["build", str(engine)]) == 0
+    capfd.readouterr()
+    assert run(["info", str(engine)]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    (thor,) = (line for line in lines if "plans/thor" in line)
+    (orin,) = (line for line in lines if "plans/orin" in line)
+    assert thor.endswith("ready")
+    assert "compute capability 8.7, here is 11.0" in orin
+    assert "chosen here: tensorrt · cuda:0 · fp16" in lines[-1]
+    for name in ("tensorrt", "tensorrt_lean"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    assert run(["info", str(engine), "--format", "json"]) == 0
+    plans = json.loads(capfd.readouterr().out)["plans"]
+    assert len(plans) == 2
+    assert all("TensorRT is not installed" in reason for reason in plans.values())
+
+
+def test_doctor_shows_gpu_library_and_choice(machine: Nvidia, engine: Path, capfd: Any) -> None:
+    assert run(["doctor", str(engine)]) == 0
+    out = capfd.readouterr().out
+    assert "Orin, compute capability 8.7, 1 GiB" in out
+    assert "TensorRT" in out
+    assert "10.3.0" in out
+    assert "chosen here: tensorrt · cuda:0 · fp16" in out
+    assert not machine.built
+
+
+def test_doctor_for_programs_and_what_it_advises(engine: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    for name in ("tensorrt", "tensorrt_lean"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    monkeypatch.setattr(doctor, "has_driver", lambda: True)
+    monkeypatch.setenv("DECLIP_CACHE_LIMIT", "0")
+    assert run(["doctor", str(engine), "--format", "json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    advice = " ".join(document["advice"])
+    assert "TensorRT is not used" in advice
+    assert "pip install 'declip-sdk[tensorrt]'" in advice
+    assert "DECLIP_CACHE_LIMIT" in advice
+    assert document["chosen"]["backend"] in ("openvino", "onnxruntime")
+    assert document["gpus"] == []
+
+
+def test_doctor_says_where_nothing_runs(engine: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    for name in ("tensorrt", "tensorrt_lean", "openvino", "onnxruntime"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    assert run(["doctor", str(engine)]) == 0
+    out = capfd.readouterr().out
+    assert "chosen here: TensorRT is not installed" in out or "cannot be used here" in out
+    assert "pip install openvino" in out
