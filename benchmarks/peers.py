@@ -144,21 +144,24 @@ class _Products(TorchDispatchMode):
         return result
 
 
-def gemm_ceiling(model: Model, images: Tensor) -> Workload:
-    """Nothing but the matrix products of the network in bf16 (oneDNN, which OpenVINO uses too), one after another."""
+def gemm_ceiling(model: Model, images: Tensor, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> Workload:
+    """Nothing but the matrix products of the network, one after another; on a CPU by oneDNN, which OpenVINO uses too.
+
+    ``images`` are float32 on the CPU; the model is where its parameters are.
+    """
     torch.backends.mha.set_fastpath_enabled(False)  # it would hide the products of attention from the recorder
     with torch.no_grad(), _Products() as products:
-        model.declip(images)
+        parameter = next(model.declip.visual.parameters())
+        model.declip(images.to(parameter.device, parameter.dtype))
     torch.backends.mha.set_fastpath_enabled(True)
-    operands = {(m, k, n): (_bf16(m, k), _bf16(n, k).T) for m, k, n in products.shapes}
-    outputs = {(m, k, n): torch.empty(m, n, dtype=torch.bfloat16) for m, k, n in products.shapes}
+    place: dict[str, Any] = {"dtype": dtype, "device": device}
+    operands = {(m, k, n): (torch.randn(m, k, **place), torch.randn(n, k, **place).T) for m, k, n in products.shapes}
+    outputs = {(m, k, n): torch.empty(m, n, **place) for m, k, n in products.shapes}
 
     def run() -> None:
         for shape in products.shapes:
             torch.mm(*operands[shape], out=outputs[shape])
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     return run
-
-
-def _bf16(rows: int, columns: int) -> Tensor:
-    return torch.randn(rows, columns, dtype=torch.bfloat16)

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import BackendExecutionError, BackendUnavailableError, DeviceMemoryError
+
+if TYPE_CHECKING:
+    from cuda.bindings import runtime as cudart
+
+T = TypeVar("T")
 
 INSTALL = "Run: pip install 'declip-sdk[tensorrt]'"
 
@@ -31,7 +36,7 @@ class Gpu:
 def unavailable() -> str | None:
     """None where cuda-bindings are installed and a driver offers a GPU, else the reason and the fix."""
     try:
-        cudart = _cudart()
+        from cuda.bindings import runtime as cudart
     except ModuleNotFoundError:
         return f"cuda-bindings, which reach the GPU, are not installed. {INSTALL}"
     except (ImportError, OSError) as error:
@@ -47,7 +52,9 @@ def unavailable() -> str | None:
 
 def gpu_count() -> int:
     """How many GPUs this process may use; 0 where CUDA cannot be used at all."""
-    return 0 if unavailable() else int(_checked(_cudart().cudaGetDeviceCount()))
+    from cuda.bindings import runtime as cudart
+
+    return 0 if unavailable() else int(_checked(cudart.cudaGetDeviceCount()))
 
 
 def gpu(index: int) -> Gpu:
@@ -58,21 +65,35 @@ def gpu(index: int) -> Gpu:
     count = gpu_count()
     if not 0 <= index < count:
         raise BackendUnavailableError(f"there is no GPU {index}; there are {count}. Use device='cuda:0'.")
-    properties = _checked(_cudart().cudaGetDeviceProperties(index))
+    from cuda.bindings import runtime as cudart
+
+    properties = _checked(cudart.cudaGetDeviceProperties(index))
     name = properties.name.decode(errors="replace") if isinstance(properties.name, bytes) else str(properties.name)
     return Gpu(index, name.rstrip("\0"), f"{properties.major}.{properties.minor}", int(properties.totalGlobalMem))
 
 
 def use(index: int) -> None:
     """Make GPU ``index`` the one that this thread's CUDA calls mean."""
-    _checked(_cudart().cudaSetDevice(index))
+    from cuda.bindings import runtime as cudart
+
+    _checked(cudart.cudaSetDevice(index))
+
+
+def memory_in_use() -> int:
+    """Bytes of the current GPU that are taken, by anybody."""
+    from cuda.bindings import runtime as cudart
+
+    error, free, total = cudart.cudaMemGetInfo()
+    _checked((error,))
+    return (total or 0) - (free or 0)
 
 
 class Stream:
     """A queue of work of the GPU; what is in it runs in order, beside other streams."""
 
     def __init__(self) -> None:
-        cudart = _cudart()
+        from cuda.bindings import runtime as cudart
+
         self._stream = _checked(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
 
     @property
@@ -82,99 +103,121 @@ class Stream:
 
     def upload(self, source: PinnedMemory, target: DeviceMemory, size: int) -> None:
         """Copy the first ``size`` bytes to the GPU."""
-        cudart = _cudart()
+        from cuda.bindings import runtime as cudart
+
         kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         _checked(cudart.cudaMemcpyAsync(target.address, source.address, size, kind, self._stream))
 
     def download(self, source: DeviceMemory, target: PinnedMemory, size: int) -> None:
         """Copy the first ``size`` bytes from the GPU."""
-        cudart = _cudart()
+        from cuda.bindings import runtime as cudart
+
         kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         _checked(cudart.cudaMemcpyAsync(target.address, source.address, size, kind, self._stream))
 
     def wait(self) -> None:
         """Return when all that was queued is done."""
-        _checked(_cudart().cudaStreamSynchronize(self._stream))
+        from cuda.bindings import runtime as cudart
+
+        _checked(cudart.cudaStreamSynchronize(self._stream))
 
     def begin_capture(self) -> None:
         """From here on work is written down instead of run."""
-        cudart = _cudart()
+        from cuda.bindings import runtime as cudart
+
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _checked(cudart.cudaStreamBeginCapture(self._stream, mode))
 
     def end_capture(self) -> Graph | None:
         """What was written down, ready to be run again and again; None where some of it cannot be captured."""
-        cudart = _cudart()
+        from cuda.bindings import runtime as cudart
+
         error, graph = cudart.cudaStreamEndCapture(self._stream)
-        if error != cudart.cudaError_t.cudaSuccess:
-            cudart.cudaGetLastError()  # else the next call would report it once more
+        if error != cudart.cudaError_t.cudaSuccess or graph is None:
+            _ = cudart.cudaGetLastError()  # else the next call would report it once more
             return None
         return Graph(graph)
 
     def launch(self, graph: Graph) -> None:
         """Run what was captured."""
-        _checked(_cudart().cudaGraphLaunch(graph.executable, self._stream))
+        from cuda.bindings import runtime as cudart
+
+        _checked(cudart.cudaGraphLaunch(graph.executable, self._stream))
 
     def close(self) -> None:
         """Destroy the stream, when its work is done."""
-        _checked(_cudart().cudaStreamDestroy(self._stream))
+        from cuda.bindings import runtime as cudart
+
+        _checked(cudart.cudaStreamDestroy(self._stream))
 
 
 class Graph:
     """Work that was captured from a stream: launched as one, without the cost of its many small calls."""
 
-    def __init__(self, graph: Any) -> None:
-        cudart = _cudart()
+    def __init__(self, graph: cudart.cudaGraph_t) -> None:
+        from cuda.bindings import runtime as cudart
+
         self.executable = _checked(cudart.cudaGraphInstantiate(graph, 0))
         _checked(cudart.cudaGraphDestroy(graph))
 
     def close(self) -> None:
         """Destroy it."""
-        _checked(_cudart().cudaGraphExecDestroy(self.executable))
+        from cuda.bindings import runtime as cudart
+
+        _checked(cudart.cudaGraphExecDestroy(self.executable))
 
 
 class DeviceMemory:
     """``size`` bytes on the GPU. Raises DeviceMemoryError where it has no more."""
 
     def __init__(self, size: int) -> None:
-        self.address = int(_checked(_cudart().cudaMalloc(size)))
+        from cuda.bindings import runtime as cudart
+
+        self.address = int(_checked(cudart.cudaMalloc(size)))
 
     def close(self) -> None:
         """Free it."""
-        _checked(_cudart().cudaFree(self.address))
+        from cuda.bindings import runtime as cudart
+
+        _checked(cudart.cudaFree(self.address))
 
 
 class PinnedMemory:
     """``size`` bytes of the host that the GPU copies from and to by itself; ``view`` is uint8 [size]."""
 
     def __init__(self, size: int) -> None:
-        cudart = _cudart()
+        from cuda.bindings import runtime as cudart
+
         self.address = int(_checked(cudart.cudaHostAlloc(size, cudart.cudaHostAllocDefault)))
         content = memoryview((ctypes.c_uint8 * size).from_address(self.address)).cast("B")
         self.view: npt.NDArray[np.uint8] = np.frombuffer(content, np.uint8)
 
     def close(self) -> None:
         """Free it; ``view`` must not be looked at any more."""
-        _checked(_cudart().cudaFreeHost(self.address))
+        from cuda.bindings import runtime as cudart
+
+        _checked(cudart.cudaFreeHost(self.address))
 
 
-def _cudart() -> Any:
+@overload
+def _checked(result: tuple[cudart.cudaError_t]) -> None: ...
+@overload
+def _checked(result: tuple[cudart.cudaError_t, T | None]) -> T: ...
+def _checked(result: tuple[cudart.cudaError_t] | tuple[cudart.cudaError_t, T | None]) -> T | None:
+    """The value of a call that went well. Raises DeviceMemoryError, BackendExecutionError."""
     from cuda.bindings import runtime as cudart
 
-    return cudart
-
-
-def _checked(result: tuple[Any, ...]) -> Any:
-    """The value of a call that went well. Raises DeviceMemoryError, BackendExecutionError."""
-    error, *values = result
-    codes = _cudart().cudaError_t
-    if error == codes.cudaErrorMemoryAllocation:
+    if result[0] == cudart.cudaError_t.cudaErrorMemoryAllocation:
         raise DeviceMemoryError("the GPU has too little free memory. Use a smaller batch_size, or free some.")
-    if error != codes.cudaSuccess:
-        raise BackendExecutionError(f"CUDA failed: {_text(error)}. Make a new Scorer; if it repeats, check the driver.")
-    return values[0] if values else None
+    if result[0] != cudart.cudaError_t.cudaSuccess:
+        raise BackendExecutionError(
+            f"CUDA failed: {_text(result[0])}. Make a new Scorer; if it repeats, check the driver."
+        )
+    return result[1] if len(result) == 2 else None
 
 
-def _text(error: Any) -> str:
-    _, text = _cudart().cudaGetErrorString(error)
-    return text.decode() if isinstance(text, bytes) else str(text)
+def _text(error: cudart.cudaError_t) -> str:
+    from cuda.bindings import runtime as cudart
+
+    _, text = cudart.cudaGetErrorString(error)
+    return str(error) if text is None else text.decode()

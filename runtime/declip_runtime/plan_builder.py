@@ -124,24 +124,26 @@ def _build(
     with log.quoted("building the plan"):
         builder = trt.Builder(log.listener)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        config = builder.create_builder_config()
+        if network is None or config is None:
+            raise BackendExecutionError(f"TensorRT {trt.__version__} cannot begin to build; its log: {log}.")
         parser = trt.OnnxParser(network, log.listener)
         if not parser.parse(head, str(engine.path)):  # the path is where the weights are looked for
             raise BackendExecutionError(f"TensorRT {trt.__version__} cannot read the graph: {_said_by(parser, log)}")
-        config = builder.create_builder_config()
         _configure(config, options)
-        config.add_optimization_profile(_profile(builder, network, options.profile))
+        _add_profile(builder, network, config, options.profile)
         config.progress_monitor = monitor.listener()
         known = timings.read()
-        if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
-            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+        _start_with(known, config)
         content = builder.build_serialized_network(network, config)
-    if content is None:
-        if monitor.cancelled.is_set():
-            raise KeyboardInterrupt
-        raise BackendExecutionError(f"TensorRT {trt.__version__} cannot build the plan; its log: {log}.")
-    learned = config.get_timing_cache()
-    if learned is not None:
-        timings.keep(bytes(learned.serialize()), known)
+        if content is None:
+            if monitor.cancelled.is_set():
+                raise KeyboardInterrupt
+            raise BackendExecutionError(f"TensorRT {trt.__version__} cannot build the plan; its log: {log}.")
+        learned = config.get_timing_cache()
+        written = None if learned is None else learned.serialize()
+    if written is not None:
+        timings.keep(bytes(written), known)
     return bytes(content)
 
 
@@ -162,17 +164,31 @@ def _configure(config: trt.IBuilderConfig, options: BuildOptions) -> None:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
 
 
-def _profile(builder: trt.Builder, network: trt.INetworkDefinition, profile: BatchProfile) -> trt.IOptimizationProfile:
-    shape = tuple(network.get_input(0).shape)[1:]
+def _add_profile(
+    builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, profile: BatchProfile
+) -> None:
+    images, made = network.get_input(0), builder.create_optimization_profile()
+    if images is None or made is None:
+        raise BackendExecutionError("TensorRT finds no input in the graph. Export the engine again.")
+    shape = tuple(images.shape)[1:]
     smallest, best, largest = ((batch, *shape) for batch in profile)
-    made = builder.create_optimization_profile()
     made.set_shape(IMAGES, smallest, best, largest)
-    return made
+    if config.add_optimization_profile(made) < 0:
+        raise BackendExecutionError(f"TensorRT takes no batches of {profile}. Choose other batch sizes.")
+
+
+def _start_with(timings: bytes, config: trt.IBuilderConfig) -> None:
+    """Let TensorRT begin with these timings, or with none where it does not take them."""
+    for known in (timings, b""):
+        cache = config.create_timing_cache(known)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return
 
 
 def _said_by(parser: trt.OnnxParser, log: Log) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    return " | ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors) or str(log)
+    told = [f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors if e is not None]
+    return " | ".join(told) or str(log)
 
 
 class _Monitor:

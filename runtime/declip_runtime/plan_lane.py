@@ -150,5 +150,5 @@ def tensors_of(engine: trt.ICudaEngine) -> dict[str, Tensor]:
             raise BackendExecutionError(
                 f"the plan's {name!r} has the shape {list(shape)}. Build it again: declip build"
             )
-        found[name] = Tensor(shape[1:], int(engine.get_tensor_dtype(name).itemsize))
+        found[name] = Tensor(shape[1:], int(engine.get_tensor_dtype(name).itemsize or 0))
     return found

@@ -5,11 +5,9 @@ What the lean runtime can do as well, reading a plan, is here; building one is `
 
 from __future__ import annotations
 
-import importlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from . import cuda
@@ -19,14 +17,13 @@ from .plans import Site
 if TYPE_CHECKING:
     import tensorrt as trt
 
-_FULL, _LEAN = "tensorrt", "tensorrt_lean"
 _KEPT = 6  # lines of TensorRT's log that an error quotes
 
 
 def unavailable() -> str | None:
     """None where TensorRT (or its lean runtime), cuda-bindings, a driver and a GPU are; else the reason and the fix."""
     try:
-        _library()
+        version()
     except ModuleNotFoundError:
         return f"TensorRT is not installed. {cuda.INSTALL}; a Jetson has it in JetPack's system Python."
     except (ImportError, OSError) as error:
@@ -36,12 +33,22 @@ def unavailable() -> str | None:
 
 def version() -> str:
     """TensorRT's version, as 10.3.0. Raises ImportError or OSError where it cannot be loaded."""
-    return str(_library().__version__)
+    try:
+        import tensorrt as trt
+    except ModuleNotFoundError:
+        import tensorrt_lean as trt
+
+    return trt.__version__
 
 
 def is_lean() -> bool:
     """Whether only the lean runtime is installed. Raises as ``version``."""
-    return _library().__name__ == _LEAN
+    try:
+        import tensorrt as trt
+    except ModuleNotFoundError:
+        import tensorrt_lean as trt
+
+    return trt.__name__ == "tensorrt_lean"
 
 
 def site(device: int) -> Site:
@@ -92,17 +99,21 @@ class Log:
 
 
 def read_plan(content: bytes | memoryview, log: Log, *, host_code: bool) -> trt.ICudaEngine:
-    """Deserialise a plan. Look whether there is a driver before: without one TensorRT ends the process.
+    """Deserialise a plan.
 
     ``host_code`` lets a version-compatible plan run the code that it brings, so its origin must be trusted. Raises
-    BackendExecutionError with TensorRT's own log lines.
+    BackendUnavailableError without a driver, where TensorRT itself would end the process, and BackendExecutionError
+    with TensorRT's own log lines.
     """
+    reason = cuda.unavailable()
+    if reason is not None:
+        raise BackendUnavailableError(reason)
     try:
         import tensorrt as trt
     except ModuleNotFoundError:
         import tensorrt_lean as trt
 
-    with log.quoted("starting its runtime"):
+    with log.quoted("reading the plan"):
         runtime = trt.Runtime(log.listener)
         runtime.engine_host_code_allowed = host_code
         engine = runtime.deserialize_cuda_engine(content)
@@ -111,13 +122,3 @@ def read_plan(content: bytes | memoryview, log: Log, *, host_code: bool) -> trt.
             f"TensorRT {version()} refuses the plan; its log: {log}. Build it again on this machine: declip build"
         )
     return engine
-
-
-def _library() -> ModuleType:
-    """Raises ModuleNotFoundError where neither is installed, and what the import of the one installed raises."""
-    try:
-        return importlib.import_module(_FULL)
-    except ModuleNotFoundError as error:
-        if error.name != _FULL:
-            raise
-    return importlib.import_module(_LEAN)

@@ -1,0 +1,312 @@
+"""One run on a machine with an NVIDIA GPU that says whether the GPU half works there, and how fast; one report.
+
+    python benchmarks/gpu_acceptance.py [--photos FOLDER] [--model ViT-B-32 ...] [--soak 10000] [-o report.md]
+
+Takes part whatever is there: TensorRT (plans are built here), ONNX Runtime with CUDA, torch with CUDA in FP16, eager
+and compiled. Exit code 1 if a bar is missed. ``--rehearse`` runs the script itself on a CPU, at small sizes: it proves
+that the script works, nothing else.
+
+Parity is against torch in FP32 (TF32 off) with the same weights; of the bundled engine, whose weights torch does not
+have, against its FP32 graph on the CPU. Every contender starts from uint8 pixels in host memory and ends with scores
+there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+import psutil
+import torch
+from common import PACKAGES, Bar, interleaved, times_as_fast
+from photos import originals
+
+from declip_export.graph import EngineGraph
+from declip_export.photos import load_photos
+from declip_runtime import backends, cuda, tensorrt_library
+from declip_runtime.backends.base import Backend, Output
+from declip_runtime.benchmark import Row, Workload, to_markdown
+from declip_runtime.errors import BackendError
+from declip_runtime.machine import describe_machine
+from declip_runtime.plan_builder import build_plan
+from declip_runtime.preprocess import prepare
+
+BATCHES = (1, 8, 32, 64, 128, 256, 512)
+LATENCY_BATCHES = (1, 8)
+LATENCY_CALLS = 1000
+SCORES_WITHIN, COSINE_ABOVE = 5e-3, 0.9995
+MEBIBYTE = 1 << 20
+EAGER, COMPILED, CEILING = "torch fp16 eager", "torch fp16 compiled", "matrix products alone"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is run where: ``ours`` are (backend, device) pairs, ``device`` is torch's."""
+
+    ours: tuple[tuple[str, str | None], ...]
+    device: str
+    dtype: torch.dtype
+    batches: tuple[int, ...]
+    calls: int
+    seconds: float
+    soak: int
+
+
+def main() -> int:
+    """Measure, print and write the report; 1 where a bar is missed, 2 where there is no GPU."""
+    options = _arguments()
+    setting = _rehearsal() if options.rehearse else _on_gpu(options.soak)
+    if setting is None:
+        reason = cuda.unavailable() or "Neither TensorRT nor ONNX Runtime with CUDA can be used: see declip doctor."
+        print(f"{reason} Nothing was measured; --rehearse tries the script itself.", file=sys.stderr)
+        return 2
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    sections: dict[str, list[Row]] = {name: [] for name in ("parity", "building", "throughput", "latency", "memory")}
+    bars: list[Bar] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.model or ("ViT-B-32", "ViT-L-14", "ViT-H-14", peers.NANO):
+            bars += accept(name, Path(folder), options.photos, setting, sections)
+    report = _report(sections, bars, rehearsed=options.rehearse)
+    options.output.write_text(report, encoding="utf-8")
+    print(report)
+    return int(any(not bar.met for bar in bars) and not options.rehearse)
+
+
+def accept(
+    name: str, folder: Path, photos: Path | None, setting: Setting, sections: dict[str, list[Row]]
+) -> Iterator[Bar]:
+    """Everything about one model; its rows go into ``sections``."""
+    print(f"== {name}", flush=True)
+    model = peers.load_model(name, folder)
+    pixels = (
+        load_photos(photos, model.preprocess, 64)
+        if photos is not None
+        else np.concatenate([prepare(photo, model.preprocess, views=8) for photo in originals(None)])
+    )
+    reference = _reference(model, pixels, setting.device)
+    opened: list[Backend] = []
+    try:
+        for backend, device in setting.ours:
+            if backend == "tensorrt":
+                sections["building"].append({"model": name, **_built(model)})
+            before = _used(setting)
+            opened.append(backends.choose(model.engine, backend, device=device))
+            memory = {"model": name, "what": opened[-1].description, "opened, MiB": _used(setting) - before}
+            row, bar = parity(name, opened[-1], pixels, reference)
+            sections["parity"].append(row)
+            yield from bar
+            sections["memory"].append({**memory, **soaked(opened[-1], setting)})
+            grown = float(sections["memory"][-1]["grew, MiB"])
+            yield Bar(f"{name}, {opened[-1].description}: MiB that the soak adds", 8, grown, at_most=True)
+            sections["latency"] += list(latency(name, opened[-1], setting))
+        sections["throughput"] += throughput(model, opened, setting)
+    finally:
+        for backend_ in opened:
+            backend_.close()
+
+
+def parity(name: str, backend: Backend, pixels: np.ndarray[Any, Any], wanted: Output) -> tuple[Row, list[Bar]]:
+    """How far scores and embeddings are from the reference, and whether the photos keep their order."""
+    found = backend.run(pixels)
+    difference = np.abs(found.scores - wanted.scores)
+    cosine = (found.perceptual * wanted.perceptual).sum(1)
+    same = bool((np.argsort(found.scores[:, 0]) == np.argsort(wanted.scores[:, 0])).all())
+    row: Row = {
+        "model": name,
+        "what": backend.description,
+        "photos": len(pixels),
+        "max score difference": f"{difference.max():.1e}",
+        "mean": f"{difference.mean():.1e}",
+        "min cosine": f"{cosine.min():.6f}",
+        "same order": "yes" if same else "no",
+    }
+    return row, [
+        Bar(f"{name}, {backend.description}: scores within", SCORES_WITHIN, float(difference.max()), at_most=True),
+        Bar(f"{name}, {backend.description}: cosine above", COSINE_ABOVE, float(cosine.min())),
+    ]
+
+
+def throughput(model: peers.Model, opened: list[Backend], setting: Setting) -> Iterator[Row]:
+    """Images a second of all contenders in turn, at each batch size; and the share of the matrix units' own speed."""
+    size = model.preprocess.size
+    torch_too = setting.device == "cpu" or torch.cuda.is_available()
+    eager, compiled = _torch_contenders(model, setting) if torch_too else (None, None)
+    for batch in setting.batches:
+        images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+        floats = peers.normalized(images, model.preprocess)
+        work: dict[str, Workload] = {b.description: _call(b, images) for b in opened}
+        if eager is not None and compiled is not None:
+            work |= {EAGER: eager(images), COMPILED: compiled(images)}
+            work[CEILING] = peers.gemm_ceiling(model, floats, setting.dtype, setting.device)
+        timings = interleaved(work, seconds=setting.seconds, rounds=5)
+        for who, timing in timings.items():
+            others = [other for other in (EAGER, COMPILED, CEILING) if other in timings]
+            ratios = {f"x {other}": round(times_as_fast(timing, timings[other]), 2) for other in others}
+            yield {"model": model.name, "batch": batch, "what": who, **timing.columns(batch), **ratios}
+        print(batch, {who: timing.columns(batch)["images/s"] for who, timing in timings.items()}, flush=True)
+
+
+def latency(name: str, backend: Backend, setting: Setting) -> Iterator[Row]:
+    """Milliseconds of a call, pixels in to scores out: half of the calls take at most p50, 99 of 100 at most p99."""
+    size = backend.engine.manifest.preprocess.size
+    for batch in LATENCY_BATCHES:
+        run = _call(backend, np.zeros((batch, size, size, 3), np.uint8))
+        times = []
+        for _ in range(setting.calls):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        low, high = np.quantile(times, (0.5, 0.99)) * 1000
+        yield {
+            "model": name,
+            "what": backend.description,
+            "batch": batch,
+            "p50 ms": f"{low:.2f}",
+            "p99 ms": f"{high:.2f}",
+        }
+
+
+def soaked(backend: Backend, setting: Setting) -> Row:
+    """Many batches of changing sizes: memory of GPU and process must not grow after the first tenth."""
+    size = backend.engine.manifest.preprocess.size
+    largest = max(2, backend.preferred_batch)
+    images = np.random.default_rng(0).integers(0, 256, (largest, size, size, 3), np.uint8)
+    rng, start, warm = np.random.default_rng(1), 0.0, (0.0, 0.0)
+    for number in range(setting.soak):
+        if number == setting.soak // 10:
+            warm, start = (_used(setting), _resident()), time.perf_counter()
+        backend.run(images[: rng.integers(1, largest + 1)])
+    grown = (_used(setting) - warm[0]) + (_resident() - warm[1])
+    whole = _call(backend, images)
+    half = _call(backend, images[: largest // 2])
+    timings = interleaved({"whole": whole, "half": half}, seconds=setting.seconds, rounds=5)
+    return {
+        "batches": setting.soak,
+        "seconds": round(time.perf_counter() - start),
+        "grew, MiB": round(grown, 1),
+        # A batch of two lanes against two of one lane each: what overlapping copies with computing is worth.
+        "two lanes / one": round(2 * times_as_fast(timings["whole"], timings["half"]), 2),
+    }
+
+
+def _built(model: peers.Model) -> Row:
+    """How long a plan takes to build, and how large it is; the backend builds its own again, with the timing cache."""
+    start = time.perf_counter()
+    plan, content = build_plan(model.engine)
+    seconds = time.perf_counter() - start
+    return {
+        "plan": plan.entry,
+        "seconds": round(seconds, 1),
+        "MB": round(len(content) / 1e6, 1),
+        "batch": str(plan.profile),
+    }
+
+
+def _reference(model: peers.Model, pixels: np.ndarray[Any, Any], device: str) -> Output:
+    if model.name == peers.NANO:
+        with closing(backends.choose(model.engine, device="cpu", precision="fp32")) as backend:
+            return backend.run(pixels)
+    device = device if torch.cuda.is_available() else "cpu"
+    graph = EngineGraph(model.declip, model.preprocess).round_weights().to(device)
+    with torch.inference_mode():
+        parts = [graph(torch.from_numpy(part).to(device)) for part in np.array_split(pixels, max(1, len(pixels) // 8))]
+    return Output(*(torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True)))
+
+
+def _torch_contenders(model: peers.Model, setting: Setting) -> tuple[Any, Any]:
+    """open_clip's module in FP16 as a user would run it, eager and compiled: images -> a call that ends with scores."""
+    declip = model.declip.to(setting.device)
+    declip.visual.to(setting.dtype)
+    mean, std = (
+        torch.tensor(v, device=setting.device).view(1, 3, 1, 1) for v in (model.preprocess.mean, model.preprocess.std)
+    )
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        pixels = images.to(setting.device, non_blocking=True).permute(0, 3, 1, 2) / 255
+        scores: torch.Tensor = declip(((pixels - mean) / std).to(setting.dtype)).scores
+        return scores
+
+    def contender(function: Any) -> Any:
+        def on(images: np.ndarray[Any, Any]) -> Workload:
+            host = torch.from_numpy(images)
+            pinned = host.pin_memory() if setting.device != "cpu" else host
+
+            @torch.inference_mode()
+            def run() -> Any:
+                return function(pinned).cpu()
+
+            return run
+
+        return on
+
+    return contender(forward), contender(torch.compile(forward, dynamic=False))
+
+
+def _call(backend: Backend, images: np.ndarray[Any, Any]) -> Workload:
+    backend.run(images)
+    return lambda: backend.run(images)
+
+
+def _used(setting: Setting) -> float:
+    """MiB in use on the GPU, by anybody."""
+    if setting.device == "cpu":
+        return 0.0
+    return cuda.memory_in_use() / MEBIBYTE
+
+
+def _resident() -> float:
+    return float(psutil.Process().memory_info().rss) / MEBIBYTE
+
+
+def _on_gpu(soak: int) -> Setting | None:
+    if cuda.unavailable():
+        return None
+    ours: list[tuple[str, str | None]] = []
+    if tensorrt_library.unavailable() is None:
+        ours.append(("tensorrt", "cuda:0"))
+    try:
+        backends.resolve(peers.EngineFile.open(peers.bundled_engine()), "onnxruntime", device="cuda:0")
+        ours.append(("onnxruntime", "cuda:0"))
+    except BackendError as error:
+        print(error, file=sys.stderr)
+    return Setting(tuple(ours), "cuda", torch.float16, BATCHES, LATENCY_CALLS, 2.0, soak) if ours else None
+
+
+def _rehearsal() -> Setting:
+    return Setting((("openvino", None),), "cpu", torch.bfloat16, (1, 4), 10, 0.1, 20)
+
+
+def _report(sections: dict[str, list[Row]], bars: list[Bar], *, rehearsed: bool) -> str:
+    machine = describe_machine(*PACKAGES, "tensorrt", "onnxruntime-gpu", "cuda-bindings")
+    gpu = cuda.gpu(0) if cuda.gpu_count() else None
+    title = (
+        "# Rehearsal on a CPU: proves the script only" if rehearsed else f"# Acceptance on {gpu.name if gpu else '?'}"
+    )
+    facts = [{"fact": name, "value": value} for name, value in {**machine, "gpu": str(gpu)}.items()]
+    parts = [title, to_markdown(facts), "## Bars", to_markdown([bar.row() for bar in bars])]
+    for name, rows in sections.items():
+        parts += [f"## {name.capitalize()}", to_markdown(rows) if rows else "Not measured.\n"]
+    return "\n".join(parts)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="folder of photos for parity; default: scikit-image's samples")
+    parser.add_argument("--model", action="append", help=f"default: ViT-B-32, ViT-L-14, ViT-H-14 and {peers.NANO}")
+    parser.add_argument("--soak", type=int, default=10_000, help="batches that must not let memory grow")
+    parser.add_argument("-o", "--output", type=Path, default=Path("gpu_acceptance.md"))
+    parser.add_argument("--rehearse", action="store_true", help="run on a CPU at small sizes, to try the script")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
