@@ -32,8 +32,9 @@ def engine_argument(*, required: bool) -> Callable[[_Command], _Command]:
 
 def backend_options(command: _Command) -> _Command:
     """``--backend``, ``--device``, ``--precision``, ``--threads``."""
+    threads = "Threads that decode, and as many that compute; default is every CPU."
     for option in (
-        click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU budget; default is every CPU."),
+        click.option("--threads", type=click.IntRange(1), metavar="N", help=threads),
         click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True),
         click.option("--device", metavar="NAME", help="Device, as the backend names it."),
         click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See: declip info"),

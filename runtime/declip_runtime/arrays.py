@@ -36,6 +36,8 @@ def _problem(array: NDArray[Any]) -> str:
         unit = low >= 0 and high <= 1
         convert = "(array * 255).round().astype('uint8')" if unit else "numpy.clip(array, 0, 255).astype('uint8')"
         return f"Its values lie in {low:g}..{high:g}: convert them to 0..255, as with {convert}."
+    if array.dtype == np.bool_:
+        return "Its values are 0 and 1: convert them to 0 and 255, as with array * numpy.uint8(255)."
     if array.dtype != np.uint8:
         wide = array.dtype == np.uint16
         convert = "(array // 257).astype('uint8')" if wide else "numpy.clip(array, 0, 255).astype('uint8')"

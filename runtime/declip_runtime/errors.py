@@ -1,7 +1,7 @@
 """Every exception that declip-sdk raises on purpose.
 
     DeclipError
-    ├── UsageError (also a ValueError)        an argument that cannot work
+    ├── UsageError (also a ValueError)        an argument that cannot work, or what can be no image
     │   └── InvalidArrayError                 an ndarray of the wrong dtype, rank or channel count
     ├── EngineError                           an engine file that cannot be used
     │   ├── EngineNotFoundError               no such file (also a FileNotFoundError)
@@ -67,7 +67,7 @@ class DeclipError(Exception):
 
 
 class UsageError(DeclipError, ValueError):
-    """An argument that cannot work; the message names the valid ones."""
+    """An argument that cannot work, or an image of a type that is none; the message names the valid ones."""
 
 
 class InvalidArrayError(UsageError):
@@ -95,7 +95,7 @@ class EngineCorruptError(EngineError):
 
 
 class EngineVersionError(EngineError):
-    """The manifest's schema is newer than this SDK."""
+    """The manifest's schema, or the preprocessing that it asks for, is newer than this SDK."""
 
 
 class ManifestError(EngineError):

@@ -77,7 +77,7 @@ def open_image(
     that it still carries is applied. EXIF that cannot be parsed counts as upright.
 
     Raises ImageNotFoundError, ImageDecodeError and ImageTooLargeError for this picture, InvalidArrayError for an
-    array that is not uint8 [H, W, 3], UsageError for what can be no picture at all.
+    array that is not uint8 [H, W, 3], UsageError for what can be no picture at all, and for another wrong argument.
     """
     if channels not in ("rgb", "bgr"):
         raise UsageError(f"channels={channels!r} is unknown. Use 'rgb' or, for arrays of OpenCV, 'bgr'.")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ImageError, InvalidArrayError, UsageError
+from .errors import ImageError, UsageError
 
 # How long the end of a loader waits for an iterable that is just then asked for its next source, in seconds.
 _PATIENCE = 1.0
@@ -30,7 +30,7 @@ class Prepared:
     index: int
     source: Any
     pixels: NDArray[np.uint8] | None
-    error: ImageError | InvalidArrayError | None
+    error: ImageError | UsageError | None
 
 
 class Loader:
@@ -50,8 +50,9 @@ class Loader:
 
         With ``patience`` a None comes first wherever the next one takes longer than so many seconds.
 
-        ImageError and InvalidArrayError are recorded; every other exception of ``prepare`` is raised in its turn, and
-        one of the iterable itself after the results of all sources before it. The iterable runs in another thread.
+        ImageError and UsageError of ``prepare``, which is given nothing but the source, are recorded; every other
+        exception is raised in its turn, and one of the iterable itself after the results of all sources before it.
+        The iterable runs in another thread.
 
         Whenever the generator ends, by close(), an exception or Ctrl-C, queued work is dropped, and it waits only for
         the pictures being decoded. An iterable that waits for its next source cannot be interrupted by anybody: its
@@ -76,7 +77,7 @@ class Loader:
     def _prepare_one(self, index: int, source: Any) -> Prepared:
         try:
             return Prepared(index, source, self._prepare(source), None)
-        except (ImageError, InvalidArrayError) as error:
+        except (ImageError, UsageError) as error:
             _forget_frames(error)
             return Prepared(index, source, None, error)
 

@@ -1,18 +1,22 @@
 """What an engine says of itself: frozen, self-validating, vendor-neutral.
 
-A manifest is plain data. Reading one checks everything that can be checked without the engine's other entries, so
-whoever holds a ``Manifest`` may trust it. The JSON form is what ``declip info --format json`` prints.
+A manifest is plain data. Making one, from JSON or not, checks everything that can be checked without the engine's
+other entries, the type of every field first, so whoever holds a ``Manifest`` may trust it. The JSON form is what
+``declip info --format json`` prints.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
+import reprlib
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, NamedTuple
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from .errors import EngineVersionError, ManifestError, NotAnEngineError
 
@@ -32,13 +36,35 @@ ScoreKind = Literal["quality", "degree"]
 GRAPH_NAMES = ("fp32", "fp16", "int8", "int8-fp16", "fp8")
 
 
+def _not_valid(message: str) -> ManifestError:
+    return ManifestError(f"the engine's manifest is not valid: {message}. Export the engine again.")
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ManifestError(f"the engine's manifest is not valid: {message}. Export the engine again.")
+        raise _not_valid(message)
+
+
+def _require_version(where: str, value: Any, newest: int) -> None:
+    if not _is_plain(value, int) or value < 1:
+        raise _of_another_type(where, value, "a whole number from 1 on")
+    if value > newest:
+        raise EngineVersionError(
+            f"this engine uses {where} {value}, this SDK reads up to {newest}. Run: pip install -U declip-sdk"
+        )
+
+
+class _Typed:
+    """Base of the descriptions: a field of a type that its hint does not allow is refused, however one was made."""
+
+    def __post_init__(self) -> None:
+        cls: Any = type(self)  # mypy takes a bare class for unhashable
+        for name, hint in _hints(cls).items():
+            object.__setattr__(self, name, _typed(getattr(self, name), hint, f"{cls.__name__}.{name}"))
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class Preprocess(_Typed):
     """How a picture becomes the tower's input, exactly as open_clip's evaluation transform does it.
 
     The shorter side is resized to ``size`` with Pillow's antialiased filter, then the centre square is cut out.
@@ -53,14 +79,14 @@ class Preprocess:
     version: int = PREPROCESSING_VERSION
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_version("preprocess.version", self.version, PREPROCESSING_VERSION)
         _require(16 <= self.size <= 4096, f"preprocess.size is {self.size}, allowed are 16..4096")
-        _require(self.interpolation in ("bicubic", "bilinear"), f"unknown interpolation {self.interpolation!r}")
-        _require(self.resize_mode == "shortest", f"unknown resize_mode {self.resize_mode!r}")
-        _require(len(self.mean) == 3 and len(self.std) == 3 and min(self.std) > 0, "mean and std need three values")
+        _require(min(self.std) > 0, "preprocess.std must be positive")
 
 
 @dataclass(frozen=True)
-class Validation:
+class Validation(_Typed):
     """What a score was compared with, and how well it agreed (``srcc`` in -1..1, ``n`` images).
 
     ``dataset`` is one of people's opinions, or says that it holds none: ladders of known strength, for attributes.
@@ -72,11 +98,12 @@ class Validation:
     note: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(-1.0 <= self.srcc <= 1.0 and self.n > 0, f"validation on {self.dataset!r} is out of range")
 
 
 @dataclass(frozen=True)
-class CalibrationCurve:
+class CalibrationCurve(_Typed):
     """Monotone, piecewise linear map from the raw score to the 0..1 that users see; constant beyond its ends.
 
     ``x`` strictly increasing raw scores, ``y`` non-decreasing values in 0..1, ``dataset`` what it was fitted on.
@@ -87,15 +114,15 @@ class CalibrationCurve:
     dataset: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(len(self.x) == len(self.y) >= 2, "a calibration curve needs at least two points")
         _require(all(a < b for a, b in zip(self.x, self.x[1:], strict=False)), "calibration x must increase")
         _require(all(a <= b for a, b in zip(self.y, self.y[1:], strict=False)), "calibration y must not decrease")
-        _require(all(map(math.isfinite, self.x)), "calibration x must be finite")
         _require(all(0.0 <= v <= 1.0 for v in self.y), "calibration y must lie in 0..1")
 
 
 @dataclass(frozen=True)
-class ScoreSpec:
+class ScoreSpec(_Typed):
     """One named score: the mean over its antonym pairs of eq. 8, ``kind`` says what more of it means.
 
     ``validated`` is None where nobody compared the score with anything; ``calibration`` None leaves it raw.
@@ -109,21 +136,22 @@ class ScoreSpec:
     calibration: CalibrationCurve | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(bool(_NAME.match(self.name)), f"score name {self.name!r} is not a lower-case identifier")
         _require(self.name not in RESERVED_NAMES, f"score name {self.name!r} is reserved")
-        _require(self.kind in ("quality", "degree"), f"score {self.name!r} has unknown kind {self.kind!r}")
         _require(len(self.pairs) >= 1, f"score {self.name!r} has no antonym pair")
-        _require(all(len(p) == 2 and all(p) for p in self.pairs), f"score {self.name!r} has an incomplete pair")
+        _require(all(all(pair) for pair in self.pairs), f"score {self.name!r} has an incomplete pair")
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(_Typed):
     """Size in bytes and SHA-256 (hex) of one file inside the container."""
 
     size: int
     sha256: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.size >= 0 and bool(_SHA256.match(self.sha256)), "an entry's size or hash is malformed")
 
 
@@ -139,7 +167,7 @@ class BatchProfile(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(_Typed):
     """A TensorRT plan built for one kind of device.
 
     ``entry`` is where its bytes lie in the engine, ``tensorrt`` the version that built it, ``compute_capability`` and
@@ -159,12 +187,13 @@ class Plan:
     hardware_compatible: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         low, best, high = self.profile
         _require(1 <= low <= best <= high, f"plan {self.entry!r} has the profile {list(self.profile)}")
 
 
 @dataclass(frozen=True)
-class License:
+class License(_Typed):
     """The licence of the weights: an SPDX identifier or name, and its full text."""
 
     name: str
@@ -172,13 +201,14 @@ class License:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(_Typed):
     """Everything an engine says of itself.
 
     ``graphs`` maps a graph name (``fp32``, ``fp16``, ``int8``, ``int8-fp16``, ``fp8``) to its entry; each graph takes
     ``images`` uint8 [B, H, W, 3] and gives ``scores`` float32 [B, K] raw, in the order of ``scores``, and
     ``perceptual`` float32 [B, embedding_dim], L2-normalised (and ``semantic`` likewise where ``has_semantic``).
-    ``weights_dtype`` is how weights.bin stores floating-point weights. ``provenance`` is free-form: tower, data, commit, parity table.
+    ``weights_dtype`` is how weights.bin stores floating-point weights. ``provenance`` is free-form: tower, data,
+    commit, parity table.
     """
 
     name: str
@@ -199,19 +229,23 @@ class Manifest:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_version("schema", self.schema, SCHEMA)
         _require(bool(self.name), "the engine has no name")
-        _require(self.kind == "scorer", f"unknown kind {self.kind!r}")
         names = [s.name for s in self.scores]
         _require(len(names) >= 1, "the engine has no score")
         _require(len(set(names)) == len(names), "two scores share a name")
         _require(self.embedding_dim >= 1, "embedding_dim must be positive")
-        _require(math.isfinite(self.logit_scale) and self.logit_scale > 0, "logit_scale must be positive")
+        _require(self.logit_scale > 0, "logit_scale must be positive")
         _require("fp32" in self.graphs, "the fp32 graph is missing")
         unknown = set(self.graphs) - set(GRAPH_NAMES)
         _require(not unknown, f"unknown graphs {sorted(unknown)}")
         missing = [g for g in (*self.graphs.values(), *(p.entry for p in self.plans)) if g not in self.entries]
         _require(not self.entries or not missing, f"no hash for {missing}")
-        _require(self.weights_dtype in ("float16", "float32"), f"unknown weights_dtype {self.weights_dtype!r}")
+        try:  # provenance may hold anything, and any text may hold half a character
+            json.dumps(asdict(self), ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _not_valid(f"it cannot be written as JSON ({error})") from error
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -248,9 +282,10 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
-        """Parse and validate.
+        """Parse and validate; what a later SDK may have added to the same schema is passed over.
 
-        Raises NotAnEngineError for other JSON, EngineVersionError for a newer schema, ManifestError for the rest.
+        Raises NotAnEngineError for other JSON, EngineVersionError for a newer schema or preprocessing, ManifestError
+        for the rest.
         """
         try:
             data = json.loads(text)
@@ -260,52 +295,81 @@ class Manifest:
             raise NotAnEngineError(
                 "manifest.json is not the manifest of a DeCLIP engine. `declip unpack` of an engine shows the form."
             )
-        schema = data.get("schema")
-        if not isinstance(schema, int):
-            raise ManifestError("the engine's manifest has no schema number. Export the engine again.")
-        if schema > SCHEMA:
-            raise EngineVersionError(
-                f"this engine uses schema {schema}, this SDK reads up to {SCHEMA}. Run: pip install -U declip-sdk"
-            )
+        _require_version("schema", data.get("schema"), SCHEMA)
+        preprocess = data.get("preprocess")
+        if isinstance(preprocess, Mapping) and "version" in preprocess:  # first: a newer one may differ in the rest
+            _require_version("preprocess.version", preprocess["version"], PREPROCESSING_VERSION)
+        manifest: Manifest = _typed(data, cls, "")
         stated = data.get("engine_id")
-        try:
-            manifest = _manifest_from(data)
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise ManifestError(
-                f"the engine's manifest is not valid: {type(error).__name__} {error}. Export the engine again."
-            ) from error
         _require(stated in (None, manifest.engine_id), "engine_id does not match the content")
         return manifest
 
 
-def _pick(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Known fields only: a later minor version may add some, as long as the schema stays."""
-    known = {f.name for f in fields(cls)}
-    return {k: v for k, v in data.items() if k in known}
+_WORDS = {str: "text", int: "a whole number", float: "a finite number", bool: "true or false"}
 
 
-def _score_from(data: Mapping[str, Any]) -> ScoreSpec:
-    values = _pick(ScoreSpec, data)
-    values["pairs"] = tuple((str(p), str(n)) for p, n in data["pairs"])
-    if data.get("validated"):
-        values["validated"] = Validation(**_pick(Validation, data["validated"]))
-    if data.get("calibration"):
-        curve = data["calibration"]
-        values["calibration"] = CalibrationCurve(tuple(curve["x"]), tuple(curve["y"]), str(curve["dataset"]))
-    return ScoreSpec(**values)
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
-def _manifest_from(data: Mapping[str, Any]) -> Manifest:
-    values = _pick(Manifest, data)
-    pre = _pick(Preprocess, data["preprocess"])
-    for key in ("mean", "std"):
-        if key in pre:
-            pre[key] = tuple(pre[key])
-    values["preprocess"] = Preprocess(**pre)
-    values["scores"] = tuple(_score_from(s) for s in data["scores"])
-    values["entries"] = {str(n): Entry(**_pick(Entry, e)) for n, e in data["entries"].items()}
-    plans = (_pick(Plan, p) for p in data.get("plans", ()))
-    values["plans"] = tuple(Plan(**{**p, "profile": BatchProfile(*p["profile"])}) for p in plans)
-    if data.get("license"):
-        values["license"] = License(**_pick(License, data["license"]))
-    return Manifest(**values)
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """Return ``value`` in the form of the type hint: JSON's lists become tuples, its objects descriptions.
+
+    Knows the kinds of hints that stand above. Raises ManifestError naming ``where`` for what the hint does not allow.
+    """
+    if hint in _WORDS:
+        if not _is_plain(value, hint):
+            raise _of_another_type(where, value, _WORDS[hint])
+        return value
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is Any:
+        return value
+    if kind in (Union, UnionType):  # X | None
+        return None if value is None else _typed(value, parts[0], where)
+    if kind is Literal:
+        if not isinstance(value, str) or value not in parts:
+            what = f"unknown {where.rpartition('.')[2]} {reprlib.repr(value)}"
+            raise _not_valid(f"{what}, {where} is one of {', '.join(map(repr, parts))}")
+        return value
+    if kind is tuple:
+        return tuple(_typed_items(value, parts, where))
+    if kind is BatchProfile:
+        return BatchProfile(*_typed_items(value, tuple(_hints(kind).values()), where))
+    if kind is Mapping:
+        if not isinstance(value, Mapping):
+            raise _of_another_type(where, value, "an object")
+        return {_typed(k, parts[0], f"a key of {where}"): _typed(v, parts[1], f"{where}.{k}") for k, v in value.items()}
+    return value if isinstance(value, kind) else _typed_fields(value, kind, where)
+
+
+def _typed_items(value: Any, hints: tuple[Any, ...], where: str) -> list[Any]:
+    """The items of a list or tuple; ``hints`` is one for each, or one for all and an Ellipsis."""
+    if not isinstance(value, list | tuple):
+        raise _of_another_type(where, value, "a list")
+    each = hints[:1] * len(value) if hints[-1] is Ellipsis else hints
+    _require(len(value) == len(each), f"{where} has {len(value)} values, wanted are {len(each)}")
+    return [_typed(v, h, f"{where}[{i}]") for i, (v, h) in enumerate(zip(value, each, strict=True))]
+
+
+def _typed_fields(value: Any, cls: Any, where: str) -> Any:
+    """A description from the fields that this version knows: a later one may add some, as long as the schema stays."""
+    if not isinstance(value, Mapping):
+        raise _of_another_type(where, value, "an object")
+    hints = _hints(cls)
+    places = {name: f"{where}.{name}".removeprefix(".") for name in hints}
+    for f in fields(cls):
+        optional = f.default is not MISSING or f.default_factory is not MISSING
+        _require(optional or f.name in value, f"{places[f.name]} is missing")
+    return cls(**{name: _typed(value[name], hint, places[name]) for name, hint in hints.items() if name in value})
+
+
+def _is_plain(value: Any, kind: type[Any]) -> bool:
+    """Whether ``value`` is a str, a bool, an int that is no bool, or a finite number, as ``kind`` asks for."""
+    if isinstance(value, bool) or kind is not float:
+        return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+def _of_another_type(where: str, value: Any, wanted: str) -> ManifestError:
+    return _not_valid(f"{where} is {reprlib.repr(value)}, wanted is {wanted}")

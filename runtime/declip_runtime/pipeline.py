@@ -32,7 +32,8 @@ class Pipeline:
     def __init__(self, engine: EngineFile, backend: Backend, options: Options) -> None:
         self._engine, self._backend, self._options = engine, backend, options
         self._threads = options.threads or available_cpus()
-        # However many threads score at once, no more pictures are decoded at a time than the budget says.
+        # However many threads score at once, no more pictures are decoded at a time. The model takes none of these
+        # turns, not even where there is one thread: a picture may be a pipe that waits, and would hold back answers.
         self._decoding = threading.BoundedSemaphore(self._threads)
 
     @property

@@ -50,9 +50,10 @@ class Scorer:
         precision: arithmetic of the model. "auto" takes the fastest that keeps the scores (``precision`` tells which),
             "fp32" gives equal scores on every machine.
         batch_size: images (more exactly: views) that go through the model at once; None asks the backend.
-        threads: CPU budget, at least 1; None is every CPU this process may use (affinity and container limits count).
-            The model computes with so many threads, and so many threads decode: where the model is fast nearly all
-            time goes to decoding, where it is slow the decoders wait for it, so that either may use the whole budget.
+        threads: how many threads decode, and as many that the model computes with on a CPU; at least 1. None is every
+            CPU this process may use (affinity and container limits count). Where the model is fast nearly all time
+            goes to decoding, where it is slow the decoders wait for it, so that either may use them all; in between
+            both work at once, and up to twice so many CPUs are busy. To bound that, limit the process (``taskset``).
         decode: "fast" decodes a JPEG at a reduced scale that is still at least twice the model's input; "exact" always
             decodes every pixel, and is what ``views`` above 1 do anyway.
         views: 1 is the tower's own resize and centre crop; n adds n-1 crops at native resolution. The mean of the raw
@@ -118,10 +119,14 @@ class Scorer:
         Args:
             images: a path, encoded bytes, binary file object, PIL image, uint8 array [H, W, 3], an array
                 [N, H, W, 3], or an iterable of these. One image gives Scores of length 1: ``scores[0].quality``.
-            on_error: "raise" raises the first image's error; "record" gives that image NaN and keeps its error.
+                An iterable is read ahead, in a thread of its own: make a list of an iterator that is bound to the
+                thread it was made in, such as a cursor of sqlite3.
+            on_error: "raise" raises the first image's error; "record" gives that image NaN and keeps its error, also
+                where it is of a type that is no image.
             embeddings: keep the perceptual embeddings, ``scores.embeddings`` float32 [N, D].
 
-        Raises ImageError or InvalidArrayError under "raise", UsageError, ScorerStateError, BackendExecutionError.
+        Raises under "raise" ImageError for an image, InvalidArrayError for an array and UsageError for what can be no
+        image; UsageError for another argument, ScorerStateError, BackendExecutionError, and what the iterable raises.
         """
         require_one_of("on_error", on_error, get_args(OnError))
         loaded = self._ready()
@@ -134,9 +139,9 @@ class Scorer:
     ) -> Generator[Score, None, None]:
         """Score images as they come and yield a Score for each, in order, with bounded memory.
 
-        Takes the same arguments as ``score``; ``images`` may be endless. It is read ahead, in a thread of its own:
-        where it waits (a queue, a pipe), what it gave is answered without waiting for more. Closing the returned
-        generator, or dropping it, ends the background threads.
+        Takes the same arguments as ``score`` and raises the same; ``images`` may be endless. It is read ahead, in a
+        thread of its own: where it waits (a queue, a pipe), what it gave is answered without waiting for more. Closing
+        the returned generator, or dropping it, ends the background threads.
         """
         require_one_of("on_error", on_error, get_args(OnError))
         # A collection is all there; only something else can keep us waiting for its next image.
@@ -221,6 +226,11 @@ class Scorer:
         return self._ready().backend.precision
 
     @property
+    def description(self) -> str:
+        """What runs the model, for a person to read: library and version, device or execution provider, precision."""
+        return self._ready().backend.description
+
+    @property
     def batch_size(self) -> int:
         """Views that go through the model at once."""
         return self._ready().pipeline.batch_size
@@ -246,7 +256,7 @@ class Scorer:
         engine, backend = loaded.engine, loaded.backend
         return (
             f"Scorer(engine={engine.manifest.name!r} ({engine.id[:8]}), backend={backend.name!r}, "
-            f"device={backend.device!r}, precision={backend.precision!r})"
+            f"device={backend.device!r}, precision={backend.precision!r}, description={backend.description!r})"
         )
 
 

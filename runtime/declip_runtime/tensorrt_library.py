@@ -38,7 +38,7 @@ def version() -> str:
     except ModuleNotFoundError:
         import tensorrt_lean as trt
 
-    return trt.__version__
+    return str(trt.__version__)
 
 
 def is_lean() -> bool:
@@ -48,7 +48,7 @@ def is_lean() -> bool:
     except ModuleNotFoundError:
         import tensorrt_lean as trt
 
-    return trt.__name__ == "tensorrt_lean"
+    return str(trt.__name__) == "tensorrt_lean"
 
 
 def site(device: int) -> Site:

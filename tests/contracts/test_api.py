@@ -1,14 +1,88 @@
+"""The public interface, written out: whoever changes it changes this file too, and knows that programs depend on it."""
+
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+
 import declip_sdk
-from declip_runtime import errors
+from declip_sdk import Score, Scorer, Scores
+
+NAMES = """
+    BackendError BackendExecutionError BackendUnavailableError BackendWarning CacheError CacheWarning CheckpointError
+    DeclipError DeviceMemoryError EngineCorruptError EngineError EngineNotFoundError EngineTruncatedError
+    EngineVersionError ExportError ImageDecodeError ImageError ImageNotFoundError ImageTooLargeError InvalidArrayError
+    ManifestError NotAnEngineError PrecisionError Score Scorer ScorerStateError Scores TrainingError UsageError
+    __version__
+"""
+
+ATTRIBUTES = {
+    Scorer: """
+        backend batch_size close description device engine identity manifest names precision score stream warmup
+    """,
+    Scores: "embeddings errors images names to_dicts to_pandas",
+    Score: "embedding error image index names to_dict values",
+}
+
+SIGNATURES: dict[Callable[..., Any], str] = {
+    Scorer.__init__: """(
+        self,
+        engine: 'str | os.PathLike[str] | None' = None,
+        *,
+        backend: 'str' = 'auto',
+        device: 'str | None' = None,
+        precision: 'Precision' = 'auto',
+        batch_size: 'int | None' = None,
+        threads: 'int | None' = None,
+        decode: 'Decode' = 'fast',
+        views: 'int' = 1,
+        channels: 'Channels' = 'rgb',
+        max_pixels: 'int' = 250000000,
+        cache_dir: 'str | os.PathLike[str] | None' = None,
+        verify: 'bool' = False
+    ) -> 'None'""",
+    Scorer.score: """(
+        self,
+        images: 'Images',
+        *,
+        on_error: 'OnError' = 'raise',
+        embeddings: 'bool' = False
+    ) -> 'Scores'""",
+    Scorer.stream: """(
+        self,
+        images: 'Images',
+        *,
+        on_error: 'OnError' = 'record',
+        embeddings: 'bool' = False
+    ) -> 'Generator[Score, None, None]'""",
+    Scorer.warmup: "(self) -> 'None'",
+    Scorer.close: "(self) -> 'None'",
+    Scores.to_dicts: "(self) -> 'list[dict[str, Any]]'",
+    Scores.to_pandas: "(self) -> 'pandas.DataFrame'",
+    Score.to_dict: "(self) -> 'dict[str, Any]'",
+}
 
 
 def test_the_public_names_are_these() -> None:
-    public = ["Score", "Scorer", "Scores", "__version__", *errors.__all__]
-    assert sorted(declip_sdk.__all__) == sorted(public)
-    assert all(getattr(declip_sdk, name) is not None for name in public)
-    assert set(public) <= set(dir(declip_sdk))
+    assert sorted(declip_sdk.__all__) == NAMES.split()
+    assert all(getattr(declip_sdk, name) is not None for name in NAMES.split())
+    assert set(NAMES.split()) <= set(dir(declip_sdk))
     star: dict[str, object] = {}
     exec("from declip_sdk import *", star)
-    assert set(public) <= set(star)
+    assert set(NAMES.split()) <= set(star)
+
+
+@pytest.mark.parametrize("cls", list(ATTRIBUTES))
+def test_the_public_attributes_are_these(cls: type[Any]) -> None:
+    found = set(dir(cls)) | ({f.name for f in fields(cls)} if is_dataclass(cls) else set())
+    assert sorted(name for name in found if not name.startswith("_")) == ATTRIBUTES[cls].split()
+
+
+@pytest.mark.parametrize("function", list(SIGNATURES), ids=lambda function: function.__qualname__)
+def test_the_signatures_are_these(function: Callable[..., Any]) -> None:
+    wanted = "".join(line.strip() + " " * line.endswith(",") for line in SIGNATURES[function].splitlines())
+    assert str(inspect.signature(function)) == wanted

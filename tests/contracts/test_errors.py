@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +163,12 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "another format": _another_format,
     "no schema": lambda data: data.pop("schema") and None,
     "newer schema": lambda data: data.update(schema=99),
+    "newer preprocessing": lambda data: data["preprocess"].update(version=99),
+    "a schema before the first": lambda data: data.update(schema=0),
     "no scores": lambda data: data.pop("scores") and None,
     "size out of range": lambda data: data["preprocess"].update(size=1),
     "a number as text": lambda data: data.update(logit_scale="high"),
+    "a text as number": lambda data: data["scores"][0].update(description=5),
     "a number without end": lambda data: data.update(logit_scale=10**400),
     "a reserved name": lambda data: data["scores"][0].update(name="errors"),
     "another id": lambda data: data.update(engine_id="0" * 64),
@@ -219,7 +221,8 @@ def test_a_file_that_the_system_does_not_read_is_named(tmp_path: Path, monkeypat
 
 
 def test_a_manifest_without_a_file_still_names_the_fix() -> None:
-    for text in ("", "[]", "{}", "[" * 100_000, replace(tiny_engine.MANIFEST, schema=99).to_json()):
+    newer = tiny_engine.MANIFEST.to_json().replace('"schema": 1', '"schema": 99')
+    for text in ("", "[]", "{}", "[" * 100_000, newer):
         with pytest.raises(errors.EngineError) as caught:
             Manifest.from_json(text)
         assert FIX.search(str(caught.value))

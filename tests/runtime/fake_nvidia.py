@@ -42,7 +42,7 @@ class Nvidia:
     version: str = "10.3.0"
     lean: bool = False
     capturable: bool = True
-    refuses_plans: bool = False
+    refuses: bytes | None = None  # plans that begin so
     fails_to_build: bool = False
     fails_to_run: bool = False
     open_contexts_limit: int = 100
@@ -342,7 +342,7 @@ class _Runtime:
 
     def deserialize_cuda_engine(self, content: Any) -> Any:
         self.machine.events.append(f"deserialise, host code {self.engine_host_code_allowed}")
-        if self.machine.refuses_plans:
+        if self.machine.refuses is not None and bytes(content).startswith(self.machine.refuses):
             self.logger.log(Severity.ERROR, "the engine plan file is not compatible")
             return None
         return _Engine(self.machine, json.loads(bytes(content)))

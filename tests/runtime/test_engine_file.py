@@ -25,7 +25,7 @@ from declip_runtime.errors import (
     NotAnEngineError,
     UsageError,
 )
-from declip_runtime.manifest import SCHEMA, BatchProfile, Plan
+from declip_runtime.manifest import PREPROCESSING_VERSION, SCHEMA, BatchProfile, Plan
 
 from . import tiny_engine
 from .tiny_engine import CALIBRATED, MANIFEST
@@ -145,9 +145,21 @@ def test_damaged_graph_is_found_when_read(engine: EngineFile) -> None:
         opened.graph("fp32", "x")
 
 
-def test_newer_schema(tmp_path: Path) -> None:
-    with pytest.raises(EngineVersionError, match="pip install -U declip-sdk"):
-        tiny_engine.write(tmp_path / "new.engine", manifest=replace(MANIFEST, schema=SCHEMA + 1))
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        (f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}', "schema"),
+        (f'"version": {PREPROCESSING_VERSION}', f'"version": {PREPROCESSING_VERSION + 1}', r"preprocess\.version"),
+    ],
+)
+def test_an_engine_of_a_newer_sdk(tmp_path: Path, engine: EngineFile, old: str, new: str, what: str) -> None:
+    text = engine.manifest.to_json()
+    assert text.count(old) == 1
+    path = tmp_path / "new.engine"
+    contents = [(name, engine.read(name)) for name in engine.manifest.entries]
+    layout(path, [*contents, ("manifest.json", text.replace(old, new).encode())])
+    with pytest.raises(EngineVersionError, match=rf"new\.engine: .*{what} .*pip install -U declip-sdk"):
+        EngineFile.open(path)
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,7 @@ def test_wrong_options(photo):
         (np.full((4, 5, 3), 200.0), r"float64 \[4, 5, 3\]", r"astype\('uint8'\)"),
         (np.full((4, 5, 3), np.nan), r"float64 \[4, 5, 3\]", "NaN"),
         (np.zeros((4, 5, 3), np.int64), r"int64 \[4, 5, 3\]", r"astype\('uint8'\)"),
+        (np.zeros((4, 5, 3), bool), r"bool \[4, 5, 3\]", r"array \* numpy\.uint8\(255\)"),
         (np.zeros((4, 5), np.uint8), r"uint8 \[4, 5\]", "numpy.stack"),
         (np.zeros((2, 4, 5, 3), np.uint8), r"uint8 \[2, 4, 5, 3\]", "one by one"),
         (np.zeros(5, np.uint8), r"uint8 \[5\]", "1 dimensions"),
@@ -354,6 +355,16 @@ def test_wrong_options(photo):
 def test_wrong_arrays_name_what_was_given_and_what_is_wanted(array, given, advice):
     with pytest.raises(InvalidArrayError, match=rf"{given} was given, wanted is uint8 \[H, W, 3\].*{advice}"):
         open_image(array)
+
+
+def test_the_advice_for_a_mask_keeps_what_it_shows():
+    mask = np.zeros((4, 5, 3), bool)
+    mask[1] = True
+    with pytest.raises(InvalidArrayError) as caught:
+        open_image(mask)
+    advised = str(caught.value).removesuffix(".").rpartition("as with ")[2]
+    picture = open_image(eval(advised, {"array": mask, "numpy": np}))
+    assert np.array_equal(np.asarray(picture), np.where(mask, 255, 0))
 
 
 def test_sources():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import itertools
 import os
 import signal
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from declip_runtime.errors import ImageDecodeError, ImageNotFoundError, UsageError
+from declip_runtime.errors import ImageDecodeError, ImageNotFoundError, InvalidArrayError, UsageError
 from declip_runtime.images import open_image
 from declip_runtime.loader import Loader
 from declip_runtime.manifest import Preprocess
@@ -125,6 +126,13 @@ def test_bad_images_are_recorded_and_hold_no_memory():
     assert all(isinstance(r.error.__cause__, OSError) for r in results)
     gc.collect()
     assert [content() for content in contents] == [None] * 8
+
+
+def test_a_source_of_a_wrong_type_is_recorded_as_a_bad_image_is(photos):
+    load = Loader(lambda source: prepare(open_image(source), Preprocess(size=64)), threads=2, ahead=4)
+    results = list(load([photos[0], 42, io.StringIO("text"), np.zeros((4, 4), np.uint8), photos[0]]))
+    assert [type(r.error) for r in results] == [type(None), UsageError, UsageError, InvalidArrayError, type(None)]
+    assert all(r.error is None or r.error.__traceback__ is None for r in results)
 
 
 @pytest.mark.parametrize("slow", ["source", "picture"])

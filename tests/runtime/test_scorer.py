@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -185,12 +186,17 @@ def test_a_wrong_array_is_named_with_what_is_wanted(scorer: Scorer, array: Any, 
         scorer.score(array)
 
 
-@pytest.mark.parametrize("images", [7, object(), 1.5])
-def test_what_can_be_no_image_is_refused(scorer: Scorer, images: Any) -> None:
+@pytest.mark.parametrize("wrong", [7, object(), 1.5, io.StringIO("a photo, opened as text")])
+def test_what_can_be_no_image_is_refused_or_recorded_like_another_failure(scorer: Scorer, wrong: Any) -> None:
+    with pytest.raises(UsageError, match=r"is no image|binary mode"):
+        scorer.score(wrong)
     with pytest.raises(UsageError):
-        scorer.score(images)
-    with pytest.raises(UsageError):
-        list(scorer.stream([images]))
+        list(scorer.stream([picture(0), wrong], on_error="raise"))
+    images = [picture(0), wrong, picture(1)]
+    for scores in (scorer.score(images, on_error="record"), list(scorer.stream(iter(images)))):
+        assert [type(s.error) for s in scores] == [type(None), UsageError, type(None)]
+        assert [np.isnan(s.values).any() for s in scores] == [False, True, False]
+    assert [type(s.error) for s in scorer.stream(wrong)] == [UsageError]
 
 
 def test_an_error_of_the_iterable_itself_comes_out(scorer: Scorer) -> None:
@@ -471,6 +477,8 @@ def test_it_says_what_it_is(scorer: Scorer) -> None:
     text = repr(scorer)
     for part in (scorer.manifest.name, scorer.engine.id[:8], "fake", scorer.device, scorer.precision):
         assert part in text
+    assert scorer.description in text
+    assert scorer.description == scorer._ready().backend.description
     assert scorer.identity == {
         "engine": scorer.engine.id,
         "backend": "fake",
@@ -479,6 +487,18 @@ def test_it_says_what_it_is(scorer: Scorer) -> None:
         "views": 1,
         "preprocessing": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("backend", "distribution", "words"),
+    [("openvino", "openvino", ("OpenVINO", "CPU")), ("onnxruntime", "onnxruntime", ("CPUExecutionProvider",))],
+)
+def test_it_names_library_version_and_provider(backend: str, distribution: str, words: tuple[str, ...]) -> None:
+    pytest.importorskip(backend)
+    with Scorer(TINY, backend=backend, precision="fp32") as scorer:
+        for word in (*words, version(distribution), "fp32"):
+            assert word in scorer.description
+            assert word in repr(scorer)
 
 
 def test_warming_up_changes_nothing(scorer: Scorer) -> None:

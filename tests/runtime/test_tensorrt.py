@@ -23,6 +23,7 @@ from declip_runtime.errors import (
     BackendExecutionError,
     BackendUnavailableError,
     BackendWarning,
+    CacheWarning,
     DeviceMemoryError,
     PrecisionError,
     UsageError,
@@ -198,13 +199,16 @@ def test_a_plan_is_built_once_and_then_found_in_the_cache(
     assert not capsys.readouterr().err
 
 
-def test_another_gpu_gets_its_own_plan(install: Install, engine: EngineFile, tmp_path: Path) -> None:
+def test_another_gpu_gets_its_own_plan(
+    install: Install, engine: EngineFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = Cache(tmp_path / "cache")
     install()
-    choose(engine, cache=cache)
+    engine = add_plan(engine.path, *build_plan(engine))
     other = install(gpus=[("Thor", 11, 0)])
     choose(engine, cache=cache)
     assert len(other.built) == 1
+    assert "built for compute capability 8.7, here is 11.0" in capsys.readouterr().err
 
 
 def test_a_plan_for_another_engine_is_refused_before_it_runs(
@@ -220,9 +224,24 @@ def test_a_plan_for_another_engine_is_refused_before_it_runs(
 
 def test_what_tensorrt_refuses_comes_with_its_own_words(machine: Nvidia, engine: EngineFile) -> None:
     engine = add_plan(engine.path, *build_plan(engine))
-    machine.refuses_plans = True
+    machine.refuses = b""
     with pytest.raises(BackendExecutionError, match=r"not compatible.*declip build"):
         choose(engine)
+
+
+def test_a_plan_in_the_cache_that_tensorrt_refuses_is_built_anew(
+    machine: Nvidia, engine: EngineFile, tmp_path: Path
+) -> None:
+    cache = Cache(tmp_path / "cache")
+    choose(engine, cache=cache)
+    (name,) = (entry.name for entry in cache.list() if not entry.name.startswith("timings"))
+    cache.put(name, 9, lambda file: file.write(b"not json"))
+    machine.refuses = b"not json"
+    with pytest.warns(CacheWarning, match=r"not compatible.*built anew"):
+        check(choose(engine, cache=cache), 3)
+    assert len(machine.built) == 2
+    check(choose(engine, cache=cache), 3)
+    assert len(machine.built) == 2
 
 
 def test_the_lean_runtime_runs_a_compatible_plan(install: Install, engine: EngineFile) -> None:

@@ -47,11 +47,11 @@ def many_images(scorer: Scorer, folder: Path, stack: npt.NDArray[np.uint8]) -> n
 def options(engine: Path) -> None:
     with Scorer(engine, backend="openvino", precision="fp32", views=5, decode="exact", channels="bgr") as scorer:
         scorer.warmup()
-        text: str = scorer.backend + scorer.device + scorer.precision + scorer.engine.id
+        text: str = scorer.backend + scorer.device + scorer.precision + scorer.description + scorer.engine.id
         identity: dict[str, str | int] = scorer.identity
         print(text, identity, scorer.manifest.scores[0].kind)
-    Scorer(engine, precision="fp8")  # type: ignore[arg-type]
-    Scorer(engine, "openvino")  # type: ignore[misc]
+    Scorer(engine, precision="fp64")  # type: ignore[arg-type]
+    Scorer(engine, "openvino")  # type: ignore[call-arg]
     scorer.score("a.jpg", on_error="ignore")  # type: ignore[arg-type]
     scorer.score(None)  # type: ignore[arg-type]
 

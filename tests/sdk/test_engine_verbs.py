@@ -111,6 +111,30 @@ def test_unpacked_and_packed_again_it_is_the_same_engine(engine: Path, tmp_path:
     assert EngineFile.open(tmp_path / "again.engine").id == EngineFile.open(engine).id
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('"size": 32,', '"size": 32.0,', "preprocess.size is 32.0"),
+        ('"name": "declip-tiny"', '"name": 5', "name is 5"),
+        ('"provenance": {', '"provenance": null, "was": {', "provenance is None"),
+        ('"version": 1', '"version": 2', "pip install -U declip-sdk"),
+    ],
+)
+def test_a_manifest_that_was_edited_wrongly_is_refused_when_it_is_packed(
+    old: str, new: str, named: str, engine: Path, tmp_path: Path, capfd: Any
+) -> None:
+    folder = tmp_path / "folder"
+    EngineFile.open(engine).unpack(folder)
+    text = (folder / "manifest.json").read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    (folder / "manifest.json").write_text(text.replace(old, new), encoding="utf-8")
+    assert run(["pack", str(folder), "-o", str(tmp_path / "again.engine")]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"declip: {folder / 'manifest.json'}: ")
+    assert named in error
+    assert not (tmp_path / "again.engine").exists()
+
+
 def test_the_default_folder_of_unpack_is_the_engines_name(
     engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
@@ -118,6 +142,13 @@ def test_the_default_folder_of_unpack_is_the_engines_name(
     assert run(["unpack", str(engine)]) == 0
     assert (tmp_path / "copy" / "fp32.onnx").is_file()
     assert run(["unpack", str(engine)]) == 2  # never on top of something
+
+
+def test_help_does_not_call_the_threads_a_budget(capfd: Any) -> None:
+    assert run(["score", "--help"]) == 0
+    text = " ".join(capfd.readouterr().out.split())
+    assert "Threads that decode, and as many that compute" in text
+    assert "budget" not in text
 
 
 def test_the_cache_is_listed_and_cleared(engine: Path, cache: Path, capfd: Any) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,15 @@ from declip_runtime import plan_builder, tensorrt_library
 from declip_runtime.announce import Announcer
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, PrecisionError
+from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, CacheWarning, PrecisionError
 from declip_runtime.lanes import Lanes
 from declip_runtime.plan_lane import IMAGES, PlanLane, Tensor, tensors_of
 from declip_runtime.plans import Site, best_plan, refusals, slug
 
 from .base import Backend, Output, Precision
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 _DEVICE = re.compile(r"cuda(?::(\d+))?", re.ASCII | re.IGNORECASE)
 
@@ -73,9 +77,8 @@ class TensorRTBackend(Backend):
     def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
         index = gpu_index(self.device)
         site = tensorrt_library.site(index)
-        content, host_code = self._obtain(site, cache)
         log = tensorrt_library.Log()
-        plan = tensorrt_library.read_plan(content, log, host_code=host_code)
+        plan = self._open_plan(site, log, cache)
         tensors = tensors_of(plan)
         self._check(tensors)
         smallest, _, largest = (shape[0] for shape in plan.get_tensor_profile_shape(IMAGES, 0))
@@ -89,22 +92,28 @@ class TensorRTBackend(Backend):
         graphs = "" if lanes[-1].captured else ", without CUDA graphs"
         self.description = f"TensorRT {site.tensorrt}, {site.device_name}, {self.precision}{graphs}"
 
-    def _obtain(self, site: Site, cache: Cache | None) -> tuple[bytes | memoryview, bool]:
-        """The bytes of a plan for ``site``, and whether it may run code that it brings."""
-        plan = best_plan(self.engine, self.graph, self.precision, site)
-        if plan is not None:
-            return self.engine.read(plan.entry), plan.version_compatible
+    def _open_plan(self, site: Site, log: tensorrt_library.Log, cache: Cache | None) -> trt.ICudaEngine:
+        """The engine's own plan for ``site``, else the cache's, else one that is built now and kept there."""
+        own = best_plan(self.engine, self.graph, self.precision, site)
+        if own is not None:
+            content = self.engine.read(own.entry)
+            return tensorrt_library.read_plan(content, log, host_code=own.version_compatible)
         name = f"{self.engine.id[:12]}-{self.precision}-{slug(site)}"
         kept = None if cache is None else cache.get(name)
         if kept is not None:
-            return kept, False
-        with Announcer(f"building a plan of {self.engine.manifest.name} for {site}, which is done once") as tell:
-            _, content = plan_builder.build_plan(
+            try:
+                return tensorrt_library.read_plan(kept, log, host_code=False)
+            except BackendExecutionError as error:
+                warnings.warn(f"the plan in the cache cannot be used: {error} It is built anew.", CacheWarning, 2)
+        unfit = refusals(self.engine, self.graph, self.precision, site)
+        what = f"building a plan of {self.engine.manifest.name} for {site}, which is done once. {unfit}".rstrip()
+        with Announcer(what) as tell:
+            _, built = plan_builder.build_plan(
                 self.engine, precision=self.precision, device=site.device, cache=cache, progress=tell
             )
         if cache is not None:
-            cache.put(name, len(content), lambda file: file.write(content))
-        return content, False
+            cache.put(name, len(built), lambda file: file.write(built))
+        return tensorrt_library.read_plan(built, log, host_code=False)
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
         """The plan must take and give what the manifest says: its bytes came with the engine, or from a cache."""
