@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from declip_runtime import plan_builder, tensorrt_library
+from declip_runtime import tensorrt_library
 from declip_runtime.backends.base import Precision
 from declip_runtime.backends.tensorrt import gpu_index
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile, bundled_engine
 from declip_runtime.engine_writer import add_plan, require_room_for_plans
 from declip_runtime.plan_builder import BuildOptions, build_plan
-from declip_runtime.plans import parse_profile
+from declip_runtime.plans import GRAPHS, parse_profile
 from declip_runtime.sizes import parse_size
 
 from .options import engine_argument
@@ -31,7 +31,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
 @click.option(
     "-o", "--output", type=click.Path(), help="Write a copy of the engine there; default: into ENGINE itself."
 )
-@click.option("--precision", type=click.Choice(list(plan_builder.GRAPHS)), default="fp16", show_default=True)
+@click.option("--precision", type=click.Choice(list(GRAPHS)), default="fp16", show_default=True)
 @click.option("--batch", default="1,64,64", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes that it takes.")
 @click.option("--device", default="cuda:0", show_default=True, metavar="NAME", help="GPU to build on and for.")
 @click.option("--workspace", callback=_size, metavar="SIZE", help="Most memory to try tactics with; default: all.")

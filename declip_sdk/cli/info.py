@@ -11,10 +11,11 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from declip_runtime import tensorrt_library
+from declip_runtime.backends.tensorrt import TensorRTBackend
 from declip_runtime.doctor import backend_states, chosen_here
 from declip_runtime.engine_file import EngineFile, bundled_engine
-from declip_runtime.manifest import ScoreSpec
-from declip_runtime.plans import mismatch
+from declip_runtime.manifest import Plan, ScoreSpec
+from declip_runtime.plans import best_plan, mismatch
 
 from .facts import choice, empty_grid, grid, states
 from .options import engine_argument
@@ -78,15 +79,19 @@ def _page(file: EngineFile, chosen: Mapping[str, str], console: Console) -> Rend
 
 
 def _plans(file: EngineFile) -> dict[str, str | None]:
-    """Every plan, described, with None where it would run here, else why not."""
+    """Every plan, described, with None where it would run here, else why not; the one that would be taken says so."""
     missing = tensorrt_library.unavailable()
-    site = None if missing else tensorrt_library.site(0)
+    if missing is not None:
+        return {_described(plan): missing for plan in file.manifest.plans}
+    site = tensorrt_library.site(0)
+    taken = best_plan(file, TensorRTBackend.resolve(file)[1], site)
     return {
-        f"{plan.entry}, {plan.precision}, batches {plan.profile}": missing
-        if site is None
-        else mismatch(file, plan, plan.precision, plan.precision, site)
-        for plan in file.manifest.plans
+        _described(plan) + ", used here" * (plan == taken): mismatch(file, plan, site) for plan in file.manifest.plans
     }
+
+
+def _described(plan: Plan) -> str:
+    return f"{plan.entry}, {plan.precision}, batches {plan.profile}"
 
 
 def _facts(file: EngineFile) -> dict[str, str]:

@@ -19,7 +19,7 @@ from .engine_file import EngineFile
 from .errors import BackendExecutionError, BackendUnavailableError, UsageError
 from .manifest import BatchProfile, Plan
 from .plan_lane import IMAGES
-from .plans import Site, default_profile, entry_name, slug
+from .plans import GRAPHS, Site, default_profile, entry_name, slug
 from .tensorrt_library import Log
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]
 """Told what is being done, in TensorRT's words, and the share of it that is done, 0..1; in any thread."""
-
-GRAPHS: dict[Precision, str] = {"fp16": "fp16", "fp32": "fp32"}
-"""The graph that is built for each precision that plans can have."""
 
 _POLL = 0.1  # seconds between looks for Ctrl-C
 _TIMING_CACHE_SIZE = 4 << 20  # about what it grows to

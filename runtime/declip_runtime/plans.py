@@ -7,11 +7,16 @@ tuned for another GPU. So everything that decides stands in the manifest and is 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .backends.base import Precision
 from .engine_file import EngineFile
 from .errors import UsageError
 from .manifest import BatchProfile, Plan
+
+GRAPHS: Mapping[Precision, str] = {"fp16": "fp16", "fp32": "fp32"}
+"""The engine's graph that plans of each precision are built from."""
 
 _AMPERE = (8, 0)
 
@@ -35,17 +40,17 @@ class Site:
         return f"{self.device_name} (compute capability {self.compute_capability}) with {library} {self.tensorrt}"
 
 
-def best_plan(engine: EngineFile, graph: str, precision: str, site: Site) -> Plan | None:
-    """The plan of ``graph`` in ``precision`` that runs at ``site``; one built for exactly it first."""
-    usable = [p for p in engine.manifest.plans if mismatch(engine, p, graph, precision, site) is None]
+def best_plan(engine: EngineFile, precision: str, site: Site) -> Plan | None:
+    """The plan in ``precision`` that runs at ``site``; one built for exactly it first."""
+    usable = [p for p in engine.manifest.plans if p.precision == precision and mismatch(engine, p, site) is None]
     return min(usable, key=lambda p: (p.hardware_compatible, p.version_compatible), default=None)
 
 
-def mismatch(engine: EngineFile, plan: Plan, graph: str, precision: str, site: Site) -> str | None:
-    """Why ``plan`` cannot stand for ``graph`` in ``precision`` at ``site``; None where it can."""
-    if plan.precision != precision:
-        return f"it computes in {plan.precision}, not in {precision}"
-    if plan.graph_sha256 != engine.manifest.entries[engine.manifest.graphs[graph]].sha256:
+def mismatch(engine: EngineFile, plan: Plan, site: Site) -> str | None:
+    """Why ``plan`` cannot run at ``site``, or is not of ``engine``; None where it can."""
+    graph = next((name for precision, name in GRAPHS.items() if precision == plan.precision), "")
+    entry = engine.manifest.graphs.get(graph)
+    if entry is None or plan.graph_sha256 != engine.manifest.entries[entry].sha256:
         return "it was built from another graph than the engine's"
     if plan.tensorrt != site.tensorrt:
         if not plan.version_compatible:
@@ -67,13 +72,14 @@ def mismatch(engine: EngineFile, plan: Plan, graph: str, precision: str, site: S
     return None
 
 
-def refusals(engine: EngineFile, graph: str, precision: str, site: Site) -> str:
-    """Every plan of the engine with the reason why it does not run at ``site``, in one sentence each."""
-    return " ".join(
-        f"Plan {plan.entry} does not fit: {reason}."
+def refusals(engine: EngineFile, precision: str, site: Site) -> str:
+    """Why each plan of the engine does not run at ``site`` in ``precision``, a sentence each."""
+    reasons = {
+        plan.entry: mismatch(engine, plan, site)
+        or (f"it computes in {plan.precision}, not in {precision}" if plan.precision != precision else None)
         for plan in engine.manifest.plans
-        if (reason := mismatch(engine, plan, graph, precision, site)) is not None
-    )
+    }
+    return " ".join(f"Plan {entry} does not fit: {reason}." for entry, reason in reasons.items() if reason is not None)
 
 
 def slug(site: Site) -> str:

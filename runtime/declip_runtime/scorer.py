@@ -45,8 +45,10 @@ class Scorer:
 
     Args:
         engine: path of an engine file; None is the bundled one.
-        backend: "auto" takes the best that is installed; a name never falls back to another.
-        device: the backend's name of a device; None is its default.
+        backend: "auto" takes the best that is installed; a name never falls back to another. TensorRT on an NVIDIA GPU
+            comes first: without a plan for that GPU in the engine or the cache it builds one, once, which takes from
+            seconds to minutes and is told on standard error.
+        device: the backend's name of a device, as "cuda:1"; None is its default.
         precision: arithmetic of the model. "auto" takes the fastest that keeps the scores (``precision`` tells which),
             "fp32" gives equal scores on every machine.
         batch_size: images (more exactly: views) that go through the model at once; None asks the backend.

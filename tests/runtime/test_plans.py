@@ -32,13 +32,13 @@ def plan_for(engine: EngineFile, site: Site = ORIN, **changes: object) -> Plan:
 
 
 def test_a_plan_built_here_fits(engine: EngineFile) -> None:
-    assert mismatch(engine, plan_for(engine), "fp16", "fp16", ORIN) is None
+    assert mismatch(engine, plan_for(engine), ORIN) is None
 
 
 @pytest.mark.parametrize(
     ("changes", "site", "reason"),
     [
-        ({"precision": "int8"}, ORIN, "computes in int8"),
+        ({"precision": "int8"}, ORIN, "another graph"),
         ({"graph_sha256": "0" * 64}, ORIN, "another graph"),
         ({}, replace(ORIN, tensorrt="10.16.1.11"), "built by TensorRT 10.3.0, here is 10.16.1.11"),
         ({}, replace(ORIN, compute_capability="8.6"), "compute capability 8.7, here is 8.6"),
@@ -58,7 +58,7 @@ def test_a_plan_built_here_fits(engine: EngineFile) -> None:
     ],
 )
 def test_what_does_not_fit_says_why(engine: EngineFile, changes: dict[str, object], site: Site, reason: str) -> None:
-    assert reason in (mismatch(engine, plan_for(engine, **changes), "fp16", "fp16", site) or "")
+    assert reason in (mismatch(engine, plan_for(engine, **changes), site) or "")
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_what_does_not_fit_says_why(engine: EngineFile, changes: dict[str, objec
     ],
 )
 def test_compatible_plans_reach_further(engine: EngineFile, changes: dict[str, object], site: Site) -> None:
-    assert mismatch(engine, plan_for(engine, **changes), "fp16", "fp16", site) is None
+    assert mismatch(engine, plan_for(engine, **changes), site) is None
 
 
 def test_ten_is_newer_than_nine(engine: EngineFile) -> None:
     """Versions are numbers, not text."""
     plan = plan_for(engine, tensorrt="10.9.0", version_compatible=True)
-    assert mismatch(engine, plan, "fp16", "fp16", replace(ORIN, tensorrt="10.16.1.11")) is None
+    assert mismatch(engine, plan, replace(ORIN, tensorrt="10.16.1.11")) is None
     assert plans.version("10.14.1.48.post1") == (10, 14, 1, 48)
     assert plans.version("10.0") >= (8, 0)
 
@@ -87,10 +87,10 @@ def test_a_plan_for_exactly_this_machine_comes_first(engine: EngineFile) -> None
     exact = plan_for(engine, entry="plans/b.plan")
     for plan in (everywhere, exact):
         engine = add_plan(engine.path, plan, b"ftrt plan")
-    assert best_plan(engine, "fp16", "fp16", ORIN) == exact
-    assert best_plan(engine, "fp16", "fp16", replace(ORIN, device_name="Thor", compute_capability="11.0")) == everywhere
-    assert best_plan(engine, "fp16", "fp16", replace(ORIN, tensorrt="9.0")) is None
-    told = plans.refusals(engine, "fp16", "fp16", replace(ORIN, tensorrt="9.0"))
+    assert best_plan(engine, "fp16", ORIN) == exact
+    assert best_plan(engine, "fp16", replace(ORIN, device_name="Thor", compute_capability="11.0")) == everywhere
+    assert best_plan(engine, "fp16", replace(ORIN, tensorrt="9.0")) is None
+    told = plans.refusals(engine, "fp16", replace(ORIN, tensorrt="9.0"))
     assert "plans/a.plan" in told
     assert "plans/b.plan" in told
 

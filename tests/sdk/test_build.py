@@ -118,6 +118,8 @@ def test_info_says_which_plans_fit_here(
     (thor,) = (line for line in lines if "plans/thor" in line)
     (orin,) = (line for line in lines if "plans/orin" in line)
     assert thor.endswith("ready")
+    assert "used here" in thor
+    assert "used here" not in orin
     assert "compute capability 8.7, here is 11.0" in orin
     assert "chosen here: tensorrt · cuda:0 · fp16" in lines[-1]
     for name in ("tensorrt", "tensorrt_lean"):

@@ -17,7 +17,7 @@ from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, CacheWarning, PrecisionError
 from declip_runtime.lanes import Lanes
 from declip_runtime.plan_lane import IMAGES, PlanLane, Tensor, tensors_of
-from declip_runtime.plans import Site, best_plan, refusals, slug
+from declip_runtime.plans import GRAPHS, Site, best_plan, refusals, slug
 
 from .base import Backend, Output, Precision
 
@@ -36,7 +36,7 @@ class TensorRTBackend(Backend):
     """
 
     name: ClassVar[str] = "tensorrt"
-    graphs: ClassVar[Mapping[Precision, str]] = plan_builder.GRAPHS
+    graphs: ClassVar[Mapping[Precision, str]] = GRAPHS
 
     @classmethod
     def available(cls) -> str | None:
@@ -48,11 +48,10 @@ class TensorRTBackend(Backend):
         """As of every backend; raises BackendUnavailableError too for a lean runtime without a plan that it can run."""
         found, arithmetic = super().resolve(engine, device, precision)
         site = tensorrt_library.site(gpu_index(found))
-        graph = cls.graphs[arithmetic]
-        if site.lean and best_plan(engine, graph, arithmetic, site) is None:
+        if site.lean and best_plan(engine, arithmetic, site) is None:
             raise BackendUnavailableError(
                 f"the lean runtime of TensorRT {site.tensorrt} builds no plans, and {engine.path} has none that fits."
-                f" {refusals(engine, graph, arithmetic, site)} Run on a machine with TensorRT:"
+                f" {refusals(engine, arithmetic, site)} Run on a machine with TensorRT:"
                 " declip build ENGINE --version-compatible"
             )
         return found, arithmetic
@@ -67,9 +66,7 @@ class TensorRTBackend(Backend):
         half: Precision = "fp16" if "fp16" in engine.manifest.graphs else "fp32"
         known: dict[str, Precision] = {"auto": half, "fp16": "fp16", "fp32": "fp32"}
         if precision not in known:
-            raise PrecisionError(
-                f"the TensorRT backend has no plans in {precision}. Use {' or '.join(plan_builder.GRAPHS)}."
-            )
+            raise PrecisionError(f"the TensorRT backend has no plans in {precision}. Use {' or '.join(GRAPHS)}.")
         index = gpu_index(device or "cuda")
         tensorrt_library.site(index)
         return f"cuda:{index}", known[precision]
@@ -94,7 +91,7 @@ class TensorRTBackend(Backend):
 
     def _open_plan(self, site: Site, log: tensorrt_library.Log, cache: Cache | None) -> trt.ICudaEngine:
         """The engine's own plan for ``site``, else the cache's, else one that is built now and kept there."""
-        own = best_plan(self.engine, self.graph, self.precision, site)
+        own = best_plan(self.engine, self.precision, site)
         if own is not None:
             content = self.engine.read(own.entry)
             return tensorrt_library.read_plan(content, log, host_code=own.version_compatible)
@@ -105,7 +102,7 @@ class TensorRTBackend(Backend):
                 return tensorrt_library.read_plan(kept, log, host_code=False)
             except BackendExecutionError as error:
                 warnings.warn(f"the plan in the cache cannot be used: {error} It is built anew.", CacheWarning, 2)
-        unfit = refusals(self.engine, self.graph, self.precision, site)
+        unfit = refusals(self.engine, self.precision, site)
         what = f"building a plan of {self.engine.manifest.name} for {site}, which is done once. {unfit}".rstrip()
         with Announcer(what) as tell:
             _, built = plan_builder.build_plan(
