@@ -43,19 +43,6 @@ class TensorRTBackend(Backend):
         """None where TensorRT, a driver and a GPU are here, else the reason and the fix."""
         return tensorrt_library.unavailable()
 
-    @classmethod
-    def resolve(cls, engine: EngineFile, device: str | None = None, precision: str = "auto") -> tuple[str, Precision]:
-        """As of every backend; raises BackendUnavailableError too for a lean runtime without a plan that it can run."""
-        found, arithmetic = super().resolve(engine, device, precision)
-        site = tensorrt_library.site(gpu_index(found))
-        if site.lean and best_plan(engine, arithmetic, site) is None:
-            raise BackendUnavailableError(
-                f"the lean runtime of TensorRT {site.tensorrt} builds no plans, and {engine.path} has none that fits."
-                f" {refusals(engine, arithmetic, site)} Run on a machine with TensorRT:"
-                " declip build ENGINE --version-compatible"
-            )
-        return found, arithmetic
-
     @property
     def preferred_batch(self) -> int:
         """As many as two lanes take, so that copying the one half overlaps computing the other."""
@@ -67,9 +54,15 @@ class TensorRTBackend(Backend):
         known: dict[str, Precision] = {"auto": half, "fp16": "fp16", "fp32": "fp32"}
         if precision not in known:
             raise PrecisionError(f"the TensorRT backend has no plans in {precision}. Use {' or '.join(GRAPHS)}.")
-        index = gpu_index(device or "cuda")
-        tensorrt_library.site(index)
-        return f"cuda:{index}", known[precision]
+        index, arithmetic = gpu_index(device or "cuda"), known[precision]
+        site = tensorrt_library.site(index)
+        if site.lean and best_plan(engine, arithmetic, site) is None:
+            raise BackendUnavailableError(
+                f"the lean runtime of TensorRT {site.tensorrt} builds no plans, and {engine.path} has none that fits."
+                f" {refusals(engine, arithmetic, site)} Run on a machine with TensorRT:"
+                " declip build ENGINE --version-compatible"
+            )
+        return f"cuda:{index}", arithmetic
 
     def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
         index = gpu_index(self.device)
