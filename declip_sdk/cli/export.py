@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from declip_runtime.errors import ExportError
+from declip_runtime.errors import ExportError, UsageError
 
 from .output import require_place
 from .text import visible
@@ -20,7 +20,8 @@ from .text import visible
 if TYPE_CHECKING:
     from declip_training.model.checkpoint import ProjectorCheckpoint
 
-_CALIBRATING = 8  # photos at least that calibrate INT8
+_CALIBRATING = 8  # photos at least that calibrate INT8 or FP8
+_SHOWN = 3  # values kept in FP32 that are named
 _EXTRA = "Making engines needs torch and open_clip. Run: pip install 'declip-sdk[export]'"
 
 
@@ -31,6 +32,8 @@ _EXTRA = "Making engines needs torch and open_clip. Run: pip install 'declip-sdk
 @click.option("--prompts", type=click.Path(path_type=Path), help="Scores and their words; TOML.")
 @click.option("--weights", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
 @click.option("--int8", type=click.Path(path_type=Path), metavar="FOLDER", help="Add INT8, calibrated with photos.")
+@click.option("--fp8", type=click.Path(path_type=Path), metavar="FOLDER", help="Add FP8 for GPUs, calibrated likewise.")
+@click.option("--no-fp16", is_flag=True, help="Leave out what GPUs run.")
 @click.option("--semantic", is_flag=True, help="Let the engine give the semantic embedding too.")
 @click.option("--name", help="Name of the engine; default is the output's.")
 @click.option("--no-parity", is_flag=True, help="Skip comparing the engine with torch.")
@@ -42,6 +45,8 @@ def command(
     prompts: Path | None,
     weights: str,
     int8: Path | None,
+    fp8: Path | None,
+    no_fp16: bool,
     semantic: bool,
     name: str | None,
     no_parity: bool,
@@ -50,14 +55,16 @@ def command(
     """Make an engine: image tower, projector and prompts in one file.
 
     Without --prompts the projectors' own are used, else quality, aesthetic and ten attributes, none of them
-    validated. The engine is compared with torch on this machine before it is written; an INT8 graph on photos that
-    did not calibrate it: every fifth of FOLDER, which needs 9 photos at least, better 100.
+    validated. The engine is compared with torch on this machine before it is written; INT8 and FP8 graphs on photos
+    that did not calibrate them: every fifth of FOLDER, which needs 9 photos at least, better 100. What a GPU would
+    make of FP16, INT8 and FP8 is emulated; values too large or too small for FP16 stay FP32, and are named.
 
     \b
     declip export --tower ViT-B-32 --pretrained openai -o clip.engine
     declip export --tower ViT-L-14 --pretrained laion2b_s32b_b82k \\
         --projector declip.safetensors --int8 photos/ -o declip.engine
     """
+    folder = _calibrating(int8, fp8, no_fp16)
     require_place(output)  # it takes minutes until something is written there
     logging.disable(logging.ERROR)  # open_clip and its downloader log what our own messages say once
     with _stages() as stage:
@@ -83,9 +90,9 @@ def command(
         declip = DeCLIP.from_clip(clip, tokenizer, chosen, *heads).eval()
         del clip  # the text tower has done its work
         photos, judges = None, sample_images(preprocess.size, 6)
-        if int8 is not None:
-            stage(f"reading photos below {visible(str(int8))}")
-            photos = load_photos(int8, preprocess, minimum=_CALIBRATING if no_parity else _CALIBRATING + 1)
+        if folder is not None:
+            stage(f"reading photos below {visible(str(folder))}")
+            photos = load_photos(folder, preprocess, minimum=_CALIBRATING if no_parity else _CALIBRATING + 1)
             if not no_parity:
                 photos, judges = hold_out(photos)
         engine = export_engine(
@@ -94,7 +101,9 @@ def command(
             chosen.specs(),
             output,
             weights_dtype="float32" if weights == "float32" else "float16",
-            int8_images=photos,
+            fp16=not no_fp16,
+            int8_images=None if int8 is None else photos,
+            fp8_images=None if fp8 is None else photos,
             parity_images=None if no_parity else judges,
             semantic=semantic,
             name=name,
@@ -107,9 +116,23 @@ def command(
             f"cosine at least {row['min_cosine']:.6f}",
             err=True,
         )
+    for graph, audit in engine.manifest.provenance["range_audit"].items():
+        if kept := audit["kept_fp32"]:
+            named = ", ".join(f"{v['tensor']} ({v['reason']}, up to {v['magnitude']:.3g})" for v in kept[:_SHOWN])
+            more = f" and {len(kept) - _SHOWN} more" if len(kept) > _SHOWN else ""
+            click.echo(f"  {graph} graph: FP16 cannot hold these, they stay FP32: {named}{more}", err=True)
     size, peak = engine.path.stat().st_size / 1e6, _peak_memory()
     memory = "" if peak is None else f", peak memory {peak / 1e6:,.0f} MB"
     click.echo(f"{visible(str(engine.path))} ({size:,.1f} MB{memory}), id {engine.id}")
+
+
+def _calibrating(int8: Path | None, fp8: Path | None, no_fp16: bool) -> Path | None:
+    """The folder with the photos that calibrate, if any; UsageError for options that do not go together."""
+    if int8 is not None and fp8 is not None and int8 != fp8:
+        raise UsageError("--int8 and --fp8 are calibrated with the same photos. Name one folder for both.")
+    if fp8 is not None and no_fp16:
+        raise UsageError("--fp8 needs FP16 around it. Leave out --no-fp16, or --fp8.")
+    return fp8 if int8 is None else int8
 
 
 def _prompts(path: Path | None, checkpoint: ProjectorCheckpoint | None) -> Any:

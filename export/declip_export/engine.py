@@ -19,11 +19,13 @@ from declip_runtime.manifest import License, Manifest, Preprocess, ScoreSpec
 from declip_runtime.version import __version__
 from declip_training.model.declip import DeCLIP
 
+from .calibrate import calibrate, smoothed
 from .graph import EngineGraph
-from .int8 import calibrate, smoothed, to_int8
-from .onnx_graph import Array, trace
+from .onnx_graph import Array, OnnxGraph, trace
 from .parity import measure_parity, require_parity
-from .precision import to_fp16
+from .photos import sample_images
+from .quantize import FP8, INT8, quantized
+from .range_audit import RangeAudit, audit_range
 from .weights import WEIGHTS, StorageDtype, WeightStore, head
 
 Progress = Callable[[str], None]
@@ -37,7 +39,9 @@ def export_engine(
     path: str | Path,
     *,
     weights_dtype: StorageDtype = "float16",
+    fp16: bool = True,
     int8_images: Array | None = None,
+    fp8_images: Array | None = None,
     parity_images: Array | None = None,
     semantic: bool = False,
     name: str | None = None,
@@ -45,13 +49,16 @@ def export_engine(
     provenance: Mapping[str, Any] | None = None,
     progress: Progress = lambda _: None,
 ) -> EngineFile:
-    """Export ``declip`` to an engine file at ``path`` with the graphs fp32, fp16 and, on request, int8.
+    """Export ``declip`` to an engine file at ``path`` with the graph fp32 and those named below.
 
-    ``scores`` describe the columns of ``declip``'s scores, in their order. ``int8_images`` uint8 [N, S, S, 3] are
-    prepared real photos (8 at least, better 100) that calibrate the INT8 graph. ``parity_images`` of the same form
-    are run through torch and every backend here; the rows are kept in the provenance, and a miss of the FP32 bar
-    raises. ``name`` defaults to the file's stem. ``provenance`` is kept as given, together with the versions of what
-    exported. The model is not changed.
+    ``scores`` describe the columns of ``declip``'s scores, in their order. ``fp16`` adds the graph fp16, which GPUs
+    run; what FP16 cannot hold stays FP32 there, as far as the calibrating images, else ``parity_images``, else
+    synthetic ones show it, and the audit's summary is kept in the provenance. ``int8_images`` uint8 [N, S, S, 3] are
+    prepared real photos (8 at least, better 100) that calibrate INT8: the graph int8 for CPUs and, with ``fp16``,
+    int8-fp16 for GPUs. ``fp8_images`` likewise add the graph fp8, for GPUs only. ``parity_images`` of the same form
+    are run through torch, every backend here and the emulation of what GPUs run; the rows are kept in the provenance,
+    and a miss of a bar raises. ``name`` defaults to the file's stem. ``provenance`` is kept as given, together with
+    the versions of what exported. The model is not changed.
 
     Raises ExportError for a tower that cannot be exported or misses parity, UsageError for arguments that do not fit
     together.
@@ -63,11 +70,22 @@ def export_engine(
         raise UsageError(f"the folder {target.parent} does not exist. Create it or choose another output.")
     if target.is_dir():
         raise UsageError(f"{target} is a folder. Name a file to write.")
+    if fp8_images is not None and not fp16:
+        raise UsageError("FP8 needs FP16 around it. Leave FP16 in, or FP8 out.")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         work = Path(folder)
         engine = EngineGraph(declip, preprocess, semantic=semantic)
-        precisions = _write_graphs(engine, work, weights_dtype, int8_images, progress)
-        del engine  # a copy of all weights
+        if weights_dtype == "float16":
+            engine.round_weights()
+        given = (i for i in (int8_images, fp8_images, parity_images) if i is not None)
+        audited = next(given, sample_images(preprocess.size)) if fp16 else None
+        typed, audits = _typed(engine, work, int8_images, fp8_images, audited, progress)
+        progress("writing weights")
+        with WeightStore(work / WEIGHTS, weights_dtype) as store:
+            for precision, graph in typed.items():
+                (work / f"{precision}.onnx").write_bytes(head(graph, store))
+        precisions = tuple(typed)
+        del engine, typed, graph  # all weights, more than once
         progress("checking the graphs")
         for precision in precisions:
             _check(work / f"{precision}.onnx")
@@ -85,7 +103,11 @@ def export_engine(
             producer=f"declip-sdk {__version__}",
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             license=license,
-            provenance={**(provenance or {}), "versions": {"torch": torch.__version__, "onnx": onnx.__version__}},
+            provenance={
+                **(provenance or {}),
+                "versions": {"torch": torch.__version__, "onnx": onnx.__version__},
+                "range_audit": {precision: audit.summary() for precision, audit in audits.items()},
+            },
         )
         if parity_images is not None:
             progress(f"comparing with torch on {len(parity_images)} images")
@@ -96,27 +118,36 @@ def export_engine(
         return write_engine(target, manifest, entries)
 
 
-def _write_graphs(
-    engine: EngineGraph, work: Path, weights_dtype: StorageDtype, int8_images: Array | None, progress: Progress
-) -> tuple[str, ...]:
-    """Write weights.bin and one head a precision to ``work``; returns the precisions."""
-    if weights_dtype == "float16":
-        engine.round_weights()
-    even, ranges = engine, None
+def _typed(
+    engine: EngineGraph,
+    work: Path,
+    int8_images: Array | None,
+    fp8_images: Array | None,
+    audited: Array | None,
+    progress: Progress,
+) -> tuple[dict[str, OnnxGraph], dict[str, RangeAudit]]:
+    """The graph in each precision, and the audits that those typed FP16 rest on; without ``audited`` images none is."""
+    progress("tracing the graph to ONNX")
+    graph = trace(engine, work)
+    graphs: dict[str, OnnxGraph] = {"fp32": graph}
+    audits: dict[str, RangeAudit] = {}
+    if audited is not None:
+        progress("looking for values beyond FP16")
+        audits["fp16"] = audit_range(graph, audited)
+        graphs["fp16"] = audits["fp16"].to_fp16(graph)
     if int8_images is not None:
         progress(f"calibrating INT8 with {len(int8_images)} photos")
         even = smoothed(engine, int8_images)
         ranges = calibrate(even, int8_images)
-    progress("tracing the graph to ONNX")
-    graph = trace(engine, work)
-    graphs = {"fp32": graph, "fp16": to_fp16(graph)}
-    if ranges is not None:
-        graphs["int8"] = to_int8(graph if even is engine else trace(even, work), ranges)
-    progress("writing weights")
-    with WeightStore(work / WEIGHTS, weights_dtype) as store:
-        for precision, typed in graphs.items():
-            (work / f"{precision}.onnx").write_bytes(head(typed, store))
-    return tuple(graphs)
+        plain = graph if even is engine else trace(even, work)
+        graphs["int8"] = quantized(plain, ranges, INT8)
+        if audited is not None:
+            audits["int8-fp16"] = audits["fp16"] if even is engine else audit_range(plain, audited)
+            graphs["int8-fp16"] = audits["int8-fp16"].to_fp16(graphs["int8"])
+    if fp8_images is not None:
+        progress(f"calibrating FP8 with {len(fp8_images)} photos")
+        graphs["fp8"] = audits["fp16"].to_fp16(quantized(graph, calibrate(engine, fp8_images, FP8), FP8))
+    return graphs, audits
 
 
 def _check(path: Path) -> None:

@@ -6,7 +6,7 @@ import copy
 import math
 import tempfile
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from declip_runtime.errors import ExportError
 from .graph import EngineGraph
 
 OPSET = 18
+QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _PREFIX = "engine."  # of parameters seen through _Traced
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -31,7 +32,8 @@ class OnnxGraph:
     """A graph in FP32 with its constants beside it as arrays (large ones mapped from disk, not in memory).
 
     ``raw`` names the projected embeddings: what follows from them is the head, FP32 in every precision. ``types``
-    maps every value that is not a constant to its ONNX element type.
+    maps every value that is not a constant to its ONNX element type, and a constant that is written in another type
+    than its array's to that one.
     """
 
     nodes: list[NodeProto]
@@ -40,11 +42,18 @@ class OnnxGraph:
     outputs: list[ValueInfoProto]
     raw: tuple[str, ...]
     types: dict[str, int] = field(default_factory=dict)
+    opset: int = OPSET
 
     def copy(self) -> OnnxGraph:
         """Nodes and tables of their own; arrays are shared, since no pass changes one in place."""
         return OnnxGraph(
-            copy.deepcopy(self.nodes), dict(self.constants), self.inputs, self.outputs, self.raw, dict(self.types)
+            copy.deepcopy(self.nodes),
+            dict(self.constants),
+            self.inputs,
+            self.outputs,
+            self.raw,
+            dict(self.types),
+            self.opset,
         )
 
     def prune(self) -> None:
@@ -104,34 +113,42 @@ def trace(engine: EngineGraph, folder: Path) -> OnnxGraph:
     return _tidy(_load(path, tuple(raw)), names)
 
 
-def _load(path: Path, raw: tuple[str, ...]) -> OnnxGraph:
-    model = onnx.load(str(path), load_external_data=False)
-    if model.functions:
-        raise ExportError(f"torch left the function {model.functions[0].name} in the graph. Export another tower.")
+def parse(model: onnx.ModelProto, folder: Path) -> OnnxGraph:
+    """``model`` as it is, its external data mapped from the files in ``folder``; ``raw`` is empty."""
     constants: dict[str, Array] = {}
     for tensor in model.graph.initializer:
         if external_data_helper.uses_external_data(tensor):
             info = external_data_helper.ExternalDataInfo(tensor)
             constants[tensor.name] = np.memmap(
-                path.parent / info.location,
+                folder / info.location,
                 dtype=helper.tensor_dtype_to_np_dtype(tensor.data_type),
-                mode="r",
+                mode="c",  # torch shares memory with arrays only that could be written to
                 offset=info.offset or 0,
                 shape=math.prod(tensor.dims),
             ).reshape(tensor.dims)
         else:
             constants[tensor.name] = numpy_helper.to_array(tensor)
     values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
-    for node in model.graph.node:
-        node.input[:] = [name.removeprefix(_PREFIX) for name in node.input]
     return OnnxGraph(
         list(model.graph.node),
-        {name.removeprefix(_PREFIX): array for name, array in constants.items()},
+        constants,
         list(model.graph.input),
         list(model.graph.output),
-        raw,
+        (),
         {v.name: v.type.tensor_type.elem_type for v in values},
+        next(o.version for o in model.opset_import if not o.domain),
     )
+
+
+def _load(path: Path, raw: tuple[str, ...]) -> OnnxGraph:
+    model = onnx.load(str(path), load_external_data=False)
+    if model.functions:
+        raise ExportError(f"torch left the function {model.functions[0].name} in the graph. Export another tower.")
+    graph = parse(model, path.parent)
+    for node in graph.nodes:
+        node.input[:] = [name.removeprefix(_PREFIX) for name in node.input]
+    constants = {name.removeprefix(_PREFIX): array for name, array in graph.constants.items()}
+    return replace(graph, constants=constants, raw=raw)
 
 
 def _tidy(graph: OnnxGraph, outputs: list[str]) -> OnnxGraph:

@@ -1,14 +1,20 @@
 """FP16-typed copy of a graph: what strongly typed TensorRT needs, with islands where FP16 is known to fail.
 
-FP32 stay: pixels and their normalisation (until the first product), LayerNorm and other reductions, softmax, and the
-head (L2 normalisation, cosine, sigmoid). Everything else computes in FP16. Inputs and outputs keep their types.
+FP32 stay: pixels and their normalisation (until the first product), LayerNorm and other reductions, softmax, the
+head (L2 normalisation, cosine, sigmoid), and whatever the range audit found to be beyond FP16. Everything else
+computes in FP16. Inputs and outputs keep their types. Quantized graphs are typed the same way, around their Q/DQ.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from onnx import NodeProto, TensorProto, helper
 
-from .onnx_graph import OnnxGraph
+from .onnx_graph import QUANTIZING, Array, OnnxGraph
+
+QUANTIZED_OPSET = 19
+"""The first in which Q/DQ take FP16 scales, and FP8."""
 
 _ISLANDS = frozenset(
     {
@@ -17,15 +23,21 @@ _ISLANDS = frozenset(
         "Exp", "Log", "Resize",
     }
 )  # fmt: skip
-_PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
+PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
+_MOVES = frozenset({"Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Gather", "Flatten", "Split", "Identity"})
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
-def to_fp16(graph: OnnxGraph) -> OnnxGraph:
-    """The same graph, typed; its constants are the original's arrays (``NAME.fp16`` where computed with in FP16)."""
+def to_fp16(graph: OnnxGraph, keep: Collection[str] = ()) -> OnnxGraph:
+    """The same graph, typed; its constants are the original's arrays (``NAME.fp16`` where computed with in FP16).
+
+    ``keep`` names values, constants too, that must never be FP16: what makes or reads one computes in FP32.
+    """
     source = graph.copy()
-    result = OnnxGraph([], {}, source.inputs, source.outputs, source.raw, source.types)
-    full = _full_precision(source)
+    quantized = any(node.op_type in QUANTIZING for node in source.nodes)
+    opset = QUANTIZED_OPSET if quantized else source.opset
+    result = OnnxGraph([], {}, source.inputs, source.outputs, source.raw, source.types, opset)
+    full = _full_precision(source, keep)
     casts: dict[tuple[str, int], str] = {}
 
     def typed(name: str, wanted: int) -> str:
@@ -58,23 +70,50 @@ def to_fp16(graph: OnnxGraph) -> OnnxGraph:
     return result
 
 
-def _full_precision(graph: OnnxGraph) -> set[int]:
+def _full_precision(graph: OnnxGraph, keep: Collection[str]) -> set[int]:
     """Indices of the nodes that stay FP32."""
-    pixels, head = {i.name for i in graph.inputs}, set(graph.raw)
+    pixels, head, kept = {i.name for i in graph.inputs}, set(graph.raw), set(keep)
     full: set[int] = set()
     for i, node in enumerate(graph.nodes):
-        values = [n for n in node.input if n and n not in graph.constants]
-        if node.op_type not in _PRODUCTS and values and pixels.issuperset(values):
+        values = [n for n in node.input if graph.types.get(n) in (_FLOAT, TensorProto.UINT8)]  # not shapes
+        if node.op_type in QUANTIZING and not kept.isdisjoint(node.input):
+            kept.update(node.output)  # the same magnitudes
+        if node.op_type not in PRODUCTS | QUANTIZING and values and pixels.issuperset(values):
             pixels.update(node.output)
             full.add(i)
         elif not head.isdisjoint(values):
             head.update(node.output)
             full.add(i)
-        elif node.op_type in _ISLANDS or _constant_float(graph, node):
+        elif (
+            node.op_type in _ISLANDS or _constant_float(graph, node) or not kept.isdisjoint((*node.input, *node.output))
+        ):
             full.add(i)
-    return full
+    return full | _moves_between(graph, full)
+
+
+def _moves_between(graph: OnnxGraph, full: set[int]) -> set[int]:
+    """Nodes that only move values from FP32 nodes to FP32 nodes: rounding between the two would serve nothing."""
+    readers: dict[str, list[int]] = {}
+    for i, node in enumerate(graph.nodes):
+        for name in node.input:
+            readers.setdefault(name, []).append(i)
+    wanted: set[int] = set()
+    for i, node in reversed([*enumerate(graph.nodes)]):
+        read_by = [r for name in node.output for r in readers.get(name, [])]
+        if node.op_type in _MOVES and read_by and all(r in full or r in wanted for r in read_by):
+            wanted.add(i)
+    made_full: set[str] = set()
+    for i, node in enumerate(graph.nodes):
+        if i in full or (i in wanted and node.input[0] in made_full):
+            made_full.update(node.output)
+    return {i for i in wanted if graph.nodes[i].output[0] in made_full}
 
 
 def _constant_float(graph: OnnxGraph, node: NodeProto) -> bool:
-    """Nodes that make a float of no float value (ConstantOfShape, Cast of an integer shape) keep their type."""
-    return all(graph.types.get(n) != _FLOAT for n in node.input if n not in graph.constants)
+    """Nodes that make a float of no float (ConstantOfShape, Cast of an integer shape) keep their type."""
+    return not any(_is_float(graph, name) for name in node.input)
+
+
+def _is_float(graph: OnnxGraph, name: str) -> bool:
+    constant: Array | None = graph.constants.get(name)
+    return graph.types.get(name) == _FLOAT if constant is None else constant.dtype == "float32"

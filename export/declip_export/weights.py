@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from declip_runtime.version import __version__
 
-from .onnx_graph import OPSET, Array, OnnxGraph
+from .onnx_graph import QUANTIZING, Array, OnnxGraph
 
 WEIGHTS = "weights.bin"
 ALIGNMENT = 64  # a cache line, and the widest vector load
@@ -44,12 +44,17 @@ class WeightStore:
 
     def place(self, array: Array) -> tuple[np.dtype[np.generic], int, int]:
         """Dtype as stored, offset and length in bytes; written when these values are seen for the first time."""
-        stored = np.asarray(self._stored(array), order="C")
-        key = (str(stored.dtype), hashlib.sha256(stored.data).digest())
+        return self.place_as_is(self._stored(array))
+
+    def place_as_is(self, array: Array) -> tuple[np.dtype[np.generic], int, int]:
+        """The same, in the array's own type."""
+        stored = np.asarray(array, order="C")
+        data = stored.reshape(-1).view(np.uint8).data  # of FP8, too, which gives no buffer itself
+        key = (str(stored.dtype), hashlib.sha256(data).digest())
         if key not in self._places:
             self._file.write(bytes(-self._file.tell() % ALIGNMENT))
             self._places[key] = (stored.dtype, self._file.tell(), stored.nbytes)
-            self._file.write(stored.data)
+            self._file.write(data)
         return self._places[key]
 
     def _stored(self, array: Array) -> Array:
@@ -63,17 +68,19 @@ class WeightStore:
 def head(graph: OnnxGraph, store: WeightStore) -> bytes:
     """Serialized ModelProto of ``graph`` with its large constants in ``store``; small ones inline.
 
-    A constant that is stored in another floating type than its consumers compute in is followed by one Cast.
+    A constant that is stored in another floating type than its consumers compute in is followed by one Cast; scales
+    of Q/DQ never are, since every runtime wants to see them as constants.
     """
+    scales = {name for node in graph.nodes if node.op_type in QUANTIZING for name in node.input[1:]}
     initializers: list[TensorProto] = []
     casts: list[NodeProto] = []
     for name, array in graph.constants.items():
         wanted = graph.types.get(name, helper.np_dtype_to_tensor_dtype(array.dtype))
+        typed = helper.tensor_dtype_to_np_dtype(wanted)
         if array.size < INLINE_BELOW:
-            inline = array.astype(helper.tensor_dtype_to_np_dtype(wanted))
-            initializers.append(numpy_helper.from_array(np.asarray(inline, order="C"), name))
+            initializers.append(numpy_helper.from_array(np.asarray(array.astype(typed), order="C"), name))
             continue
-        dtype, offset, length = store.place(array)
+        dtype, offset, length = store.place_as_is(array.astype(typed)) if name in scales else store.place(array)
         stored = helper.np_dtype_to_tensor_dtype(dtype)
         external = name if stored == wanted else f"{name}.stored"
         if stored != wanted:
@@ -82,7 +89,7 @@ def head(graph: OnnxGraph, store: WeightStore) -> bytes:
     proto = helper.make_graph([*casts, *graph.nodes], "declip", graph.inputs, graph.outputs, initializers)
     model = helper.make_model(
         proto,
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid("", graph.opset)],
         ir_version=IR_VERSION,
         producer_name="declip-sdk",
         producer_version=__version__,

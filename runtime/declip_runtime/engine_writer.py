@@ -93,7 +93,7 @@ def require_room_for_plans(engine: EngineFile, output: str | os.PathLike[str] | 
 def pack(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> EngineFile:
     """Make an engine of a folder as ``EngineFile.unpack`` writes it, edited or not.
 
-    The folder holds manifest.json, fp32.onnx, and where wanted fp16.onnx and int8.onnx, weights.bin that their
+    The folder holds manifest.json, fp32.onnx and other graphs where wanted (fp16.onnx, ...), weights.bin that their
     external data lies in, and the plans that the manifest names. Hashes are made anew, so texts, calibration and
     graphs may have been changed.
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from .errors import UsageError
 from .images import Channels
 
-Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8", "fp8"]
 Decode = Literal["fast", "exact"]
 OnError = Literal["raise", "record"]
 

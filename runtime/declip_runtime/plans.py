@@ -15,7 +15,7 @@ from .engine_file import EngineFile
 from .errors import UsageError
 from .manifest import BatchProfile, Plan
 
-GRAPHS: Mapping[Precision, str] = {"fp16": "fp16", "fp32": "fp32"}
+GRAPHS: Mapping[Precision, str] = {"fp16": "fp16", "fp32": "fp32", "int8": "int8-fp16", "fp8": "fp8"}
 """The engine's graph that plans of each precision are built from."""
 
 _AMPERE = (8, 0)

@@ -59,23 +59,71 @@ def test_all_options(tower: Path, weights: Path, tmp_path: Path, capsys: Any) ->
     (photos / "3-broken.jpg").write_bytes(b"not a picture")
     out = tmp_path / "model.engine"
     arguments = ["--tower", str(tower), "--pretrained", str(weights), "--projector", str(tmp_path / "p.safetensors")]
-    arguments += ["--prompts", str(tmp_path / "prompts.toml"), "--int8", str(tmp_path / "photos"), "-o", str(out)]
+    arguments += ["--prompts", str(tmp_path / "prompts.toml"), "-o", str(out)]
+    arguments += ["--int8", str(tmp_path / "photos"), "--fp8", str(tmp_path / "photos")]
     assert run(["export", *arguments, "--semantic", "--name", "mine"]) == 0
     shown = capsys.readouterr()
     assert "model.engine" in shown.out
     assert "peak memory" in shown.out
-    for stage in ("loading", "tracing", "calibrating INT8 with 8 photos", "writing the engine", "in all"):
+    for stage in (
+        "loading",
+        "tracing",
+        "beyond FP16",
+        "calibrating INT8 with 8 photos",
+        "FP8",
+        "writing the engine",
+        "in all",
+    ):
         assert stage in shown.err
     assert f"1 of 10 photos below {tmp_path / 'photos'} cannot be read and were skipped" in shown.err
     assert "3-broken.jpg" in shown.err
     manifest = EngineFile.open(out).manifest
     assert manifest.name == "mine"
     assert manifest.score_names == ("quality",)
-    assert set(manifest.graphs) == {"fp32", "fp16", "int8"}
+    assert set(manifest.graphs) == {"fp32", "fp16", "int8", "int8-fp16", "fp8"}
     assert manifest.provenance["projector_sha256"] == digest
     assert manifest.provenance["tower"] == "cli-tower"
     assert manifest.provenance["pretrained"] == "weights.safetensors"
     assert [r["images"] for r in manifest.provenance["parity"] if r["subject"].endswith("int8")] == [1, 1]
+    for graph in ("fp16", "int8-fp16", "fp8"):
+        assert f"{graph} graph, emulated: scores within" in shown.err
+    assert "stay FP32" not in shown.err, "nothing was kept"
+
+
+def test_values_that_fp16_cannot_hold_are_named(tower: Path, tmp_path: Path, capsys: Any) -> None:
+    model, _, _ = load_clip(str(tower), "random", seed=3)
+    with torch.no_grad():  # all that is added to the residual stream, which each LayerNorm brings back to size
+        visual = model.visual
+        for module in (
+            visual.ln_pre,
+            visual.transformer.resblocks[0].attn.out_proj,
+            visual.transformer.resblocks[0].mlp.c_proj,
+        ):
+            module.weight *= 5e4
+            module.bias *= 5e4
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "large.safetensors")
+    arguments = ["--tower", str(tower), "--pretrained", str(tmp_path / "large.safetensors")]
+    assert run(["export", *arguments, "-o", str(tmp_path / "x.engine")]) == 0
+    shown = capsys.readouterr().err
+    assert "fp16 graph: FP16 cannot hold these, they stay FP32: " in shown
+    assert "(overflow, up to" in shown
+    assert " more" in shown
+    assert run(["export", *arguments, "--no-fp16", "-o", str(tmp_path / "y.engine")]) == 0
+    assert "stay FP32" not in capsys.readouterr().err
+    assert set(EngineFile.open(tmp_path / "y.engine").manifest.graphs) == {"fp32"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--int8", "a", "--fp8", "b"], "Name one folder for both"),
+        (["--fp8", "a", "--no-fp16"], "--fp8 needs FP16 around it"),
+    ],
+)
+def test_options_that_do_not_go_together(capsys: Any, tmp_path: Path, options: list[str], message: str) -> None:
+    arguments = ["--tower", "ViT-B-32", "--pretrained", "random", *options, "-o", str(tmp_path / "x.engine")]
+    assert run(["export", *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_int8_is_judged_on_photos_that_did_not_calibrate_it(tower: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -150,5 +198,6 @@ def test_parity_command_prints_markdown(tower: Path, capsys: Any) -> None:
     shown = capsys.readouterr().out
     assert "projector 'between'" in shown
     assert "projector 'before'" in shown
-    assert "| met |" in shown
+    assert "| exact met |" in shown
+    assert "| half met |" in shown
     assert "MISSED" not in shown

@@ -99,7 +99,9 @@ def test_manifest_provenance_parity_and_progress(small: Any, tmp_path: Path) -> 
     assert manifest.score_names == ("quality", "brightness")
     assert manifest.provenance["tower"] == "vit"
     assert set(manifest.provenance["versions"]) == {"torch", "onnx"}
-    assert [r for r in manifest.provenance["parity"] if r["exact"]]
+    assert {r["bar"] for r in manifest.provenance["parity"]} == {"exact", "half", None}
+    assert manifest.provenance["range_audit"]["fp16"]["images"] == 4
+    assert manifest.provenance["range_audit"]["fp16"]["kept_fp32"] == []
     assert manifest.logit_scale == 20.0
     assert manifest.has_semantic
     assert len(stages) >= 5

@@ -186,6 +186,12 @@ def test_fp16_is_refused_on_a_cpu(engine: EngineFile, name: str) -> None:
         backends.choose(engine, name, precision="fp16")
 
 
+@pytest.mark.parametrize("name", [*REAL, "fake"])
+def test_fp8_is_for_other_machines(engine: EngineFile, name: str) -> None:
+    with pytest.raises(PrecisionError, match="fp8"):
+        backends.choose(engine, name, precision="fp8")
+
+
 @needs_onnxruntime
 def test_onnxruntime_has_no_bf16(engine: EngineFile) -> None:
     assert backends.choose(engine, "onnxruntime").precision == "fp32"
@@ -276,8 +282,8 @@ def test_auto_takes_the_fastest_and_passes_reasons_on(engine: EngineFile) -> Non
 def test_unknown_names_and_arguments(engine: EngineFile) -> None:
     with pytest.raises(BackendUnavailableError, match="Use one of: auto, tensorrt, openvino, onnxruntime, fake"):
         backends.choose(engine, "tensorflow")
-    with pytest.raises(UsageError, match="precision='fp8' is unknown"):
-        backends.choose(engine, "fake", precision="fp8")
+    with pytest.raises(UsageError, match="precision='fp4' is unknown"):
+        backends.choose(engine, "fake", precision="fp4")
     with pytest.raises(UsageError, match="threads=0"):
         backends.choose(engine, "fake", threads=0)
 

@@ -292,13 +292,23 @@ def test_a_device_that_is_not_there_is_named(machine: Nvidia, engine: EngineFile
 
 def test_precisions(machine: Nvidia, engine: EngineFile, tmp_path: Path) -> None:
     assert choose(engine, precision="fp32").precision == "fp32"
-    for precision in ("bf16", "int8"):
-        with pytest.raises(PrecisionError, match="fp16 or fp32"):
-            choose(engine, precision=precision)
+    with pytest.raises(PrecisionError, match="fp16, fp32, int8, fp8"):
+        choose(engine, precision="bf16")
+    with pytest.raises(PrecisionError, match=r"no int8-fp16 graph.*--int8 PHOTOS"):
+        choose(engine, precision="int8")
     old = tiny_engine.write(tmp_path / "old.engine", semantic=True)
     assert choose(old).precision == "fp32"
     with pytest.raises(PrecisionError, match="no fp16 graph"):
         choose(old, precision="fp16")
+
+
+def test_fp8_needs_a_gpu_that_multiplies_it(install: Install, engine: EngineFile) -> None:
+    install()
+    with pytest.raises(PrecisionError, match="Orin does not multiply fp8"):
+        choose(engine, precision="fp8")
+    install(gpus=[("L4", 8, 9)])
+    with pytest.raises(PrecisionError, match=r"no fp8 graph.*--fp8 PHOTOS"):
+        choose(engine, precision="fp8")
 
 
 # --- building

@@ -16,7 +16,7 @@ from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import BackendExecutionError, InvalidArrayError, PrecisionError, ScorerStateError, UsageError
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def graph_for(engine: EngineFile, precision: Precision, graphs: Mapping[Precisio
     """
     name = graphs[precision]
     if name not in engine.manifest.graphs:
-        added = "with calibration photos" if name == "int8" else "again"
+        eight = next((option for option in ("int8", "fp8") if name.startswith(option)), None)
+        added = "again" if eight is None else f"with photos that calibrate it (--{eight} PHOTOS)"
         raise PrecisionError(
             f"engine {engine.manifest.name!r} carries no {name} graph; it has {', '.join(engine.manifest.graphs)}."
             f" Export it {added}, or choose another precision."

@@ -62,8 +62,10 @@ class OpenVINOBackend(Backend):
                 f"the OpenVINO backend runs on the CPU, not on {device!r}. Leave device out or choose another backend."
             )
         native = _native_precision(import_openvino().Core())
-        if precision == "fp16":
-            raise PrecisionError("on a CPU fp16 is slower than fp32 or less exact than bf16. Use fp32, bf16 or int8.")
+        if precision in ("fp16", "fp8"):
+            raise PrecisionError(
+                f"on a CPU {precision} is slower than fp32 or less exact than bf16. Use fp32, bf16 or int8."
+            )
         if precision == "bf16" and native != "bf16":
             raise PrecisionError("this CPU has no bf16 instructions. Use precision='fp32'.")
         known: dict[str, Precision] = {"auto": native, "fp32": "fp32", "bf16": "bf16", "int8": "int8"}

@@ -17,20 +17,22 @@ from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, CacheWarning, PrecisionError
 from declip_runtime.lanes import Lanes
 from declip_runtime.plan_lane import IMAGES, PlanLane, Tensor, tensors_of
-from declip_runtime.plans import GRAPHS, Site, best_plan, refusals, slug
+from declip_runtime.plans import GRAPHS, Site, best_plan, refusals, slug, version
 
 from .base import Backend, Output, Precision
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
+_ADA = (8, 9)
 _DEVICE = re.compile(r"cuda(?::(\d+))?", re.ASCII | re.IGNORECASE)
 
 
 class TensorRTBackend(Backend):
     """An engine's plan run by TensorRT or its lean runtime; ``device`` is "cuda" (the first GPU) or "cuda:N".
 
-    Precision "auto" is fp16 where the engine carries that graph, else fp32. A plan in the engine is used where it was
+    Precision "auto" is fp16 where the engine carries that graph, else fp32; "int8" and "fp8" are FP16 around the
+    engine's quantized products. A plan in the engine is used where it was
     built for this TensorRT, GPU and graph; else one from the cache; else it is built, which takes from seconds to
     minutes, is told on standard error and kept in the cache. The lean runtime needs a version-compatible plan.
     """
@@ -51,11 +53,13 @@ class TensorRTBackend(Backend):
     @classmethod
     def _resolve_impl(cls, engine: EngineFile, device: str | None, precision: str) -> tuple[str, Precision]:
         half: Precision = "fp16" if "fp16" in engine.manifest.graphs else "fp32"
-        known: dict[str, Precision] = {"auto": half, "fp16": "fp16", "fp32": "fp32"}
+        known: dict[str, Precision] = {"auto": half, **{name: name for name in GRAPHS}}
         if precision not in known:
-            raise PrecisionError(f"the TensorRT backend has no plans in {precision}. Use {' or '.join(GRAPHS)}.")
+            raise PrecisionError(f"the TensorRT backend has no plans in {precision}. Use {', '.join(GRAPHS)}.")
         index, arithmetic = gpu_index(device or "cuda"), known[precision]
         site = tensorrt_library.site(index)
+        if arithmetic == "fp8" and version(site.compute_capability) < _ADA:
+            raise PrecisionError(f"{site.device_name} does not multiply fp8, Ada and newer GPUs do. Use fp16 or int8.")
         if site.lean and best_plan(engine, arithmetic, site) is None:
             raise BackendUnavailableError(
                 f"the lean runtime of TensorRT {site.tensorrt} builds no plans, and {engine.path} has none that fits."

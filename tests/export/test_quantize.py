@@ -1,4 +1,4 @@
-"""The INT8 graph: what is quantized, how exact it is, and what smoothing is for."""
+"""INT8 and FP8 graphs: what is quantized, how exact it is, what graphs share, and what smoothing is for."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from declip_export.calibrate import calibrate, smoothed
 from declip_export.graph import EngineGraph
-from declip_export.int8 import calibrate, smoothed
-from declip_export.parity import measure_parity
+from declip_export.onnx_graph import OnnxGraph
+from declip_export.parity import emulate, measure_parity
 from declip_export.photos import hold_out, load_photos
+from declip_export.quantize import FP8, INT8, quantized
+from declip_runtime import onnx_head
 from declip_runtime.backends import choose
 from declip_runtime.errors import UsageError
 from declip_runtime.manifest import Preprocess
@@ -25,6 +28,14 @@ from declip_runtime.manifest import Preprocess
 def int8_graph(engine: Any, folder: Path) -> onnx.ModelProto:
     engine.unpack(folder)
     return onnx.load(str(folder / "int8.onnx"))
+
+
+@pytest.fixture(scope="module")
+def quantized_vit(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The engine of family vit with every graph that there is."""
+    images = small("vit").images(16)
+    path = tmp_path_factory.mktemp("quantized") / "vit.engine"
+    return small("vit").export(path, int8_images=images, fp8_images=images, parity_images=images)
 
 
 @pytest.mark.parametrize("family", ["vit", "timm-resnet"])
@@ -60,6 +71,97 @@ def test_int8_is_quantized_small_and_close(small: Any, family: str, tmp_path: Pa
         assert row.max_score_difference < 0.1
         assert row.min_cosine > 0.98
         assert row.max_score_difference > 1e-6, "equal to FP32 would mean that nothing was quantized"
+
+
+@pytest.mark.parametrize(("name", "element"), [("int8-fp16", TensorProto.INT8), ("fp8", TensorProto.FLOAT8E4M3FN)])
+def test_graphs_for_gpus_are_fp16_around_their_pairs(
+    quantized_vit: Any, name: str, element: int, tmp_path: Path
+) -> None:
+    quantized_vit.unpack(tmp_path / "files")
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(tmp_path / "files" / f"{name}.onnx")), strict_mode=True)
+    assert model.opset_import[0].version == 19, "the first whose Q/DQ take FP16 scales and FP8"
+    types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+    constants = {t.name: t for t in model.graph.initializer}
+    producers = {n.output[0]: n for n in model.graph.node}
+    pairs = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    for node in pairs:
+        scale, zero = (constants[i] for i in node.input[1:])  # constants, not the results of a Cast
+        assert scale.data_type == TensorProto.FLOAT16
+        assert zero.data_type == element
+        assert not numpy_helper.to_array(zero).astype(np.float32).any()
+        if node.op_type == "DequantizeLinear":
+            assert types[node.output[0]] == TensorProto.FLOAT16
+            source = producers.get(node.input[0])
+            assert source is None or source.op_type == "QuantizeLinear"
+    products = [n for n in model.graph.node if all(producers.get(i) in pairs for i in n.input[:2])]
+    assert [n.op_type for n in products] == ["MatMul"] * (2 * 6 + 2)
+
+
+def test_graphs_share_their_weights(quantized_vit: Any) -> None:
+    graphs = quantized_vit.manifest.graphs
+    assert set(graphs) == {"fp32", "fp16", "int8", "int8-fp16", "fp8"}
+    places = {g: {(t.offset, t.dtype) for t in onnx_head.tensors(quantized_vit.read(e))} for g, e in graphs.items()}
+    int8 = {g: {offset for offset, dtype in found if dtype == "int8"} for g, found in places.items()}
+    assert len(int8["int8"]) >= 2 * 6 + 2
+    assert int8["int8"] == int8["int8-fp16"]
+    assert len([d for _, d in places["fp8"] if d == "float8e4m3fn"]) == 2 * 6 + 2
+
+
+def test_parity_states_what_gpus_make_of_them(quantized_vit: Any) -> None:
+    rows = {r["subject"]: r for r in quantized_vit.manifest.provenance["parity"]}
+    for name, cosine in (("int8-fp16", 0.99), ("fp8", 0.99)):
+        row = rows[f"{name} graph, emulated"]
+        assert row["bar"] is None
+        assert row["min_cosine"] > cosine
+        assert row["max_score_difference"] > 1e-4, "equal to FP32 would mean that nothing was quantized"
+
+
+def test_int8_is_the_same_on_gpus_as_on_cpus(small: Any, quantized_vit: Any) -> None:
+    images = small("vit").images()
+    cpu, gpu = emulate(quantized_vit, "int8", images), emulate(quantized_vit, "int8-fp16", images)
+    assert (cpu.perceptual * gpu.perceptual).sum(1).min() > 0.9995
+
+
+def test_emulated_int8_is_onnx_runtimes(small: Any, quantized_vit: Any) -> None:
+    images = small("vit").images()
+    wanted = choose(quantized_vit, "onnxruntime", precision="int8").run(images)
+    assert (wanted.perceptual * emulate(quantized_vit, "int8", images).perceptual).sum(1).min() > 0.999
+
+
+@pytest.mark.parametrize("form", [INT8, FP8])
+def test_scales_are_fp16_numbers_that_clip_nothing(form: Any) -> None:
+    graph = OnnxGraph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"w": np.array([[1e-9, 0.3, 0], [-2e-9, -70000.0, 0]], np.float32)},
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        (),
+        {"x": TensorProto.FLOAT, "y": TensorProto.FLOAT},
+    )
+    result = quantized(graph, {"w": 3.3}, form)
+    for name, limits in (("x", np.array(3.3)), ("w", np.abs(graph.constants["w"]).max(None if form is FP8 else 0))):
+        scale = result.constants[f"{name}.scale"]
+        assert (scale == scale.astype(np.float16)).all()
+        assert (scale > 0).all()
+        assert (scale * form.largest >= limits.astype(np.float32)).all()
+
+
+def test_fp8_is_refused_where_it_would_do_nothing(small: Any, tmp_path: Path) -> None:
+    model = small("resnet-attention-pool")
+    with pytest.raises(UsageError, match="no layer that FP8 would speed up"):
+        model.export(tmp_path / "x.engine", fp8_images=model.images(8))
+
+
+def test_fp8_needs_fp16(small: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="FP8 needs FP16 around it"):
+        small("vit").export(tmp_path / "x.engine", fp8_images=small("vit").images(8), fp16=False)
+
+
+def test_without_fp16_there_is_nothing_for_gpus(small: Any, tmp_path: Path) -> None:
+    images = small("vit").images(8)
+    engine = small("vit").export(tmp_path / "x.engine", int8_images=images, parity_images=images, fp16=False)
+    assert set(engine.manifest.graphs) == {"fp32", "int8"}
+    assert engine.manifest.provenance["range_audit"] == {}
 
 
 def test_smoothing_changes_nothing_in_fp32_and_helps_against_outliers(small: Any, tmp_path: Path) -> None:
