@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from declip_runtime.benchmark import Row, Timing, Workload, to_csv, to_markdown
+from declip_runtime.engine_file import EngineFile
 from declip_runtime.machine import describe_machine
 
 RESULTS = Path(__file__).with_name("results")
@@ -48,6 +49,11 @@ def interleaved(
 def times_as_fast(ours: Timing, other: Timing) -> float:
     """How many times as fast ``ours`` is: median over the rounds, each at the speed that the machine had just then."""
     return float(np.median(np.divide(other.seconds, ours.seconds)))
+
+
+def engine_column(engine: EngineFile | None) -> Row:
+    """Which engine a row was measured with, as a column: the first eight digits of its id, nothing for None."""
+    return {"engine": "" if engine is None else engine.id[:8]}
 
 
 @dataclass(frozen=True)

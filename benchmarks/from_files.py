@@ -11,22 +11,23 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import peers
 import torch
-from common import Bar, Others, interleaved, save
+from common import Bar, Others, engine_column, interleaved, save, times_as_fast
 from photos import make_jpegs
 from PIL import Image
 
-from declip_runtime.benchmark import Row, Workload
+from declip_runtime.benchmark import Row, Timing, Workload
 from declip_runtime.cpu import available_cpus
 from declip_runtime.scorer import Scorer
 
 VIT = "ViT-B-32"
-NAIVE = "naive loop"
+NAIVE, DECODING, OURS = "naive loop", "decoding alone, fast", "ours, fast"
 REPEATS = 4
 
 
@@ -59,9 +60,9 @@ def measure(model: peers.Model, files: list[str], rounds: int) -> list[Row]:
     with Scorer(model.engine.path) as fast, Scorer(model.engine.path, decode="exact") as exact:
         work: dict[str, tuple[list[str], Workload]] = {
             NAIVE: (files, lambda: naive(model, files)),
-            "decoding alone, fast": (many, lambda: decode_all(many, 2 * size)),
+            DECODING: (many, lambda: decode_all(many, 2 * size)),
             "decoding alone, exact": (many, lambda: decode_all(many, None)),
-            "ours, fast": (many, lambda: fast.score(many)),
+            OURS: (many, lambda: fast.score(many)),
             "ours, exact": (many, lambda: exact.score(many)),
         }
         print(model.name, fast, "batch", fast.batch_size, flush=True)
@@ -72,13 +73,28 @@ def measure(model: peers.Model, files: list[str], rounds: int) -> list[Row]:
         others = Others()
         timings = interleaved(runs, seconds=0, rounds=rounds, lead_in=False)
         share = others.column()
-    rows: list[Row] = [
-        {"model": model.name, "peer": name, **timing.columns(len(work[name][0]))} for name, timing in timings.items()
-    ]
-    for row in rows:
-        row |= {"x naive": round(float(row["images/s"]) / float(rows[0]["images/s"]), 2), **share}
-        print(row, flush=True)
+    rows: list[Row] = []
+    for row in compare(timings, {name: len(given) for name, (given, _) in work.items()}):
+        engine = model.engine if str(row["peer"]).startswith("ours") else None
+        rows.append({"model": model.name, **engine_column(engine), **row, **share})
+        print(rows[-1], flush=True)
     return rows
+
+
+def compare(timings: Mapping[str, Timing], images: Mapping[str, int]) -> list[Row]:
+    """A row for each peer: its speed, and how many times as fast it is as two others, within each round.
+
+    ``images`` is how many each peer takes in a call.
+    """
+    each = {name: Timing(tuple(s / images[name] for s in timing.seconds)) for name, timing in timings.items()}
+    return [
+        {
+            "peer": name,
+            **timing.columns(images[name]),
+            **{f"x {other}": round(times_as_fast(each[name], each[other]), 3) for other in (NAIVE, DECODING)},
+        }
+        for name, timing in timings.items()
+    ]
 
 
 def naive(model: peers.Model, files: list[str]) -> None:
@@ -116,10 +132,10 @@ def drift_of(model: peers.Model, files: list[str]) -> Row:
 
 def bars_of(name: str, rows: list[Row], drift: Row) -> list[Bar]:
     """The promises."""
-    rate = {str(row["peer"]): float(row["images/s"]) for row in rows}
+    ours = next(row for row in rows if row["peer"] == OURS)
     return [
-        Bar(f"{name}, ours fast / naive loop", 4, rate["ours, fast"] / rate[NAIVE]),
-        Bar(f"{name}, ours fast / the same decoding alone", 0.85, rate["ours, fast"] / rate["decoding alone, fast"]),
+        Bar(f"{name}, ours fast / naive loop", 4, float(ours[f"x {NAIVE}"])),
+        Bar(f"{name}, ours fast / the same decoding alone", 0.85, float(ours[f"x {DECODING}"])),
         Bar(f"{name}, mean score drift of fast decoding", 0.01, float(drift["mean drift"]), at_most=True),
     ]
 

@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from common import Bar, Others, save
+from common import Bar, Others, engine_column, save
 
 from declip_runtime.benchmark import Row
 from declip_runtime.engine_file import EngineFile
@@ -51,7 +51,8 @@ def main() -> None:
                 rows.append({"backend": backend, "precision": precision, "cache": cache, **json.loads(child.stdout)})
                 rows[-1]["x fp32 parameters"] = round(float(rows[-1]["peak GB"]) * GIGABYTE / parameters, 2)
                 print(rows[-1], flush=True)
-        name = EngineFile.open(engine).manifest.name
+        file = EngineFile.open(engine)
+        name, made = file.manifest.name, engine_column(file)
     bars = [
         Bar(
             f"{name}, {r['backend']} {r['precision']}, cache {r['cache']}: peak / fp32 parameters",
@@ -61,7 +62,7 @@ def main() -> None:
         )
         for r in rows
     ]
-    rows = [{"engine": name, "fp32 parameters GB": round(parameters / GIGABYTE, 2), **row} for row in rows]
+    rows = [{"model": name, **made, "fp32 parameters GB": round(parameters / GIGABYTE, 2), **row} for row in rows]
     save("load_memory", "Peak memory of loading a large engine", [{**row, **others.column()} for row in rows], bars)
 
 

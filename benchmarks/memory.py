@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from common import Bar, Others, save
+from common import Bar, Others, engine_column, save
 from photos import make_jpegs, originals
 
 from declip_runtime.benchmark import Row
@@ -41,13 +41,11 @@ def main() -> None:
             if number % every == 0:
                 resident.append(process.memory_info().rss / MEBIBYTE)
                 print(f"{number:6} {resident[-1]:8.1f} MiB", flush=True)
-        backend = f"{scorer.backend} {scorer.precision}"
+        made = {**engine_column(scorer.engine), "backend": f"{scorer.backend} {scorer.precision}"}
     half = len(resident) // 2
     slope = float(np.polyfit(np.arange(half, len(resident)) * every, resident[half:], 1)[0])
     growth = float(np.median(resident[-half // 2 :]) - np.median(resident[half : half + half // 2]))
-    rows: list[Row] = [
-        {"images": (i + 1) * every, "resident MiB": round(r, 1), "backend": backend} for i, r in enumerate(resident)
-    ]
+    rows: list[Row] = [{"images": (i + 1) * every, "resident MiB": round(r, 1), **made} for i, r in enumerate(resident)]
     bars = [
         Bar("slope over the second half, bytes an image", 200, slope * MEBIBYTE, at_most=True),
         Bar("growth from the third to the last quarter, MiB", 2, growth, at_most=True),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import peers
 import torch
-from common import Bar, Others, interleaved, save, times_as_fast
+from common import Bar, Others, engine_column, interleaved, save, times_as_fast
 
 from declip_runtime.backends.base import Backend
 from declip_runtime.benchmark import Row, model_workload
@@ -67,7 +67,14 @@ def measure(
     others = Others()
     timings = interleaved(work, seconds=seconds, rounds=rounds)
     rows: list[Row] = [
-        {"model": model.name, "batch": batch, "peer": name, **timing.columns(batch)} for name, timing in timings.items()
+        {
+            "model": model.name,
+            **engine_column(model.engine if name.startswith("ours") else None),
+            "batch": batch,
+            "peer": name,
+            **timing.columns(batch),
+        }
+        for name, timing in timings.items()
     ]
     for row, timing in zip(rows, timings.values(), strict=True):
         row |= {f"x {name}": round(times_as_fast(timing, timings[name]), 3) for name in (TORCH, PLAIN_OV, CEILING)}

@@ -15,9 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import Bar, Others, save
+from common import Bar, Others, engine_column, save
 
 from declip_runtime.benchmark import Row
+from declip_runtime.engine_file import EngineFile, bundled_engine
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "coffee.jpg"
 VENDORS = ("numpy", "PIL", "openvino", "onnxruntime", "onnx", "torch", "torchvision", "open_clip", "timm")
@@ -53,6 +54,9 @@ def main() -> None:
         for case, t in times.items()
     ]
     rows.append({"what": "Scorer() and first score, openvino, empty cache", "seconds": round(cold, 3), "runs": 1})
+    engine = EngineFile.open(bundled_engine())
+    for row in rows:
+        row |= engine_column(engine if str(row["what"]).startswith("Scorer()") else None)
     loaded = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout.strip()
     median = {str(row["what"]): float(row["seconds"]) for row in rows}
     bars = [

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from common import save
+from common import engine_column, save
 from photos import Pixels, sharp_pictures
 from PIL import Image, ImageFilter
 
@@ -59,7 +59,7 @@ def main() -> None:
         for kind, (_, strengths) in KINDS.items()
         for views in VIEWS
     ]
-    rows = [{**r, "engine": scorers[1].manifest.name, "id": scorers[1].engine.id[:12]} for r in rows]
+    rows = [{**r, "model": scorers[1].manifest.name, **engine_column(scorers[1].engine)} for r in rows]
     save("visibility", "The smallest blur and noise that the score notices at 12 to 24 megapixels", rows, [])
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Score images one by one from another language: start `declip score - --format jsonl` once, write a path and a newline
-# to its standard input, read one line of JSON from its standard output. The model is loaded only once.
+# to its standard input, read one line of JSON from its standard output: image, scores, error, and in scored_with what
+# made them, to be stored beside them. The model is loaded only once.
 #
 # bash examples/coprocess.sh a.jpg b.jpg
 #

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,12 @@ _EXTRA = "Evaluating needs SciPy. Run: pip install 'declip-sdk[train]'"
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Write tables, plots and scores there."
 )
+@click.option(
+    "--ledger",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="CSV that records looks at BIQ2021's Test; default the checkout's own, else in OUTPUT.",
+)
 @backend_options
 @click.pass_context
 def command(
@@ -65,6 +73,7 @@ def command(
     draws: int,
     cache: Path | None,
     output: Path | None,
+    ledger: Path | None,
     backend: str,
     device: str | None,
     precision: Precision,
@@ -79,7 +88,8 @@ def command(
     none was published.
 
     With -o, or --cache, scores are kept as they come: a run that was stopped goes on with what is done, and another
-    table of the same photos needs no model.
+    table of the same photos needs no model. BIQ2021's Test, which the bundled engine is judged by, is looked at on the
+    record: where photos of it are scored now and not made up, a row is appended to a ledger.
 
     \b
     declip evaluate --data koniq=KonIQ-10k --data spaq=SPAQ -o results
@@ -104,12 +114,16 @@ def command(
     kept = cache if cache is not None else None if output is None else output / "scores"
     if kept is not None:
         _make_folder(kept)
+    record = _recorder(collections, ledger, output, backend)
 
     from declip_training.evaluation.results import compare, without_score
     from declip_training.evaluation.scoring import Settings
 
     settings = Settings(backend, device, precision, threads, "exact" if exact else "fast", views)
-    scored = {label: _score(file, settings, collections, kept) for label, file in files.items()}
+    scored = {
+        label: _score(file, settings, collections, kept, partial(record, file, scores[label]))
+        for label, file in files.items()
+    }
     results: list[Result] = []
     failures: list[Failure] = []
     for position, collection in enumerate(collections):
@@ -174,7 +188,48 @@ def _score_name(label: str, file: EngineFile, wanted: str | None) -> str:
     return "quality" if "quality" in qualities else qualities[0]
 
 
-def _score(file: EngineFile, settings: Settings, collections: Sequence[Collection], cache: Path | None) -> list[Scored]:
+def _recorder(
+    collections: Sequence[Collection], ledger: Path | None, output: Path | None, backend: str
+) -> Callable[[EngineFile, str, Collection, Scored], None]:
+    """What to call with each engine, its score's name and what was scored: it records looks at BIQ2021's Test.
+
+    Raises UsageError where that is due and there is no place for it, before anything is scored.
+    """
+    from declip_training.evaluation.ledger import FILE_NAME, append_ledger, checkout_ledger, holds_test, whole_test_row
+
+    if backend == "fake" or not any(map(holds_test, collections)):  # what is made up says nothing of Test
+        return lambda file, score, collection, scored: None
+    path = ledger or checkout_ledger() or (None if output is None else output / FILE_NAME)
+    if path is None:
+        raise UsageError("BIQ2021's Test is looked at on the record. Name a folder with -o, or a file with --ledger.")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"the ledger {path} cannot be written. Name another file with --ledger.")
+
+    def record(file: EngineFile, score: str, collection: Collection, scored: Scored) -> None:
+        row = whole_test_row(collection, scored, file, score)
+        if row is None or scored.fresh == len(scored.errors):  # scores that were kept are no new look
+            return
+        made = scored.identity
+        left_out = len(scored.errors) + len(collection.missing)
+        append_ledger(
+            path,
+            row,
+            f"declip evaluate --split {collection.split}, near-duplicates of Train included, decode={made['decode']}, "
+            f"views={made['views']}" + (f", {left_out} failed or missing" if left_out else ""),
+        )
+        say(f"this look at BIQ2021's Test is on the record in {path}")
+
+    return record
+
+
+def _score(
+    file: EngineFile,
+    settings: Settings,
+    collections: Sequence[Collection],
+    cache: Path | None,
+    record: Callable[[Collection, Scored], None],
+) -> list[Scored]:
+    """Scores of all collections; each is handed to ``record`` as soon as it is whole."""
     from declip_training.evaluation.scoring import EngineScores
 
     def make_scorer() -> Scorer:
@@ -184,13 +239,17 @@ def _score(file: EngineFile, settings: Settings, collections: Sequence[Collectio
             say("these scores are made up by the fake backend, for testing pipelines only")
         return scorer
 
+    done = []
     with EngineScores(file, settings, make_scorer) as engine:
         try:
-            return [engine.score(each, cache, lambda total: progress_bar(total, shown=True)) for each in collections]
+            for each in collections:
+                done.append(engine.score(each, cache, lambda total: progress_bar(total, shown=True)))
+                record(each, done[-1])
         except KeyboardInterrupt:
             if cache is not None:
                 say(f"what was scored is kept in {cache}; the same command goes on with the rest")
             raise
+    return done
 
 
 def _failures(collection: Collection, scored: Mapping[str, Scored]) -> list[Failure]:

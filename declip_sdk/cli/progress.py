@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -16,7 +17,6 @@ from rich.progress import (
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.status import Status
 from rich.text import Text
@@ -25,13 +25,33 @@ from declip_runtime.announce import Announcer
 
 from .text import visible
 
+_SETTLED = 1.0  # seconds of work before which no rate is worth showing
+
+
+def _rate_of(task: Task) -> float | None:
+    """Images a second since the bar began; None as long as nothing sensible is known.
+
+    Rich's own speed is taken between updates. Answers come a whole batch at once, so it would be thousands a second.
+    """
+    seconds = task.finished_time if task.finished else task.elapsed
+    return task.completed / seconds if task.completed and seconds is not None and seconds >= _SETTLED else None
+
 
 class _Rate(ProgressColumn):
     """Images a second."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s", style="cyan")
+        rate = _rate_of(task)
+        return Text("" if rate is None else f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s", style="cyan")
+
+
+class _Remaining(ProgressColumn):
+    """Hours, minutes and seconds until all images are done at that rate."""
+
+    def render(self, task: Task) -> Text:
+        rate, images = _rate_of(task), task.remaining
+        left = "" if rate is None or images is None else str(timedelta(seconds=round(images / rate)))
+        return Text(left, style="cyan")
 
 
 @contextmanager
@@ -61,7 +81,7 @@ def progress_bar(total: int | None, *, shown: bool) -> Iterator[Callable[[], Non
     if not (shown and sys.stderr.isatty()):
         yield lambda: None
         return
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), _Rate(), _Remaining())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda: progress.advance(task)

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import click
 
+from declip_runtime.errors import TrainingError
+
+_EXTRA = "The recipe needs torch, open_clip and SciPy. Run: pip install 'declip-sdk[train]'"
+
 
 @click.group("recipe")
 def command() -> None:
@@ -39,14 +43,21 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
     Flickr8k_text/Flickr_8k.testImages.txt; for judging only, csjunxu/PolyU-Real-World-Noisy-Images-Dataset (polyu). A
     run that was stopped goes on where it stopped when the same command is given again.
     """
+    try:
+        import scipy  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise TrainingError(_EXTRA) from error
     from dataclasses import replace
 
     from declip_export.engine import export_engine
     from declip_runtime.engine_file import EngineFile
+    from declip_runtime.engine_writer import write_engine
     from declip_runtime.manifest import License, Validation
-    from declip_training.evaluation.biq2021 import append_ledger, evaluate_engine
+    from declip_training.evaluation.biq2021 import evaluate_engine
     from declip_training.evaluation.camera_noise import read_polyu
     from declip_training.evaluation.judges import judge_engine, to_markdown
+    from declip_training.evaluation.ledger import FILE_NAME, append_ledger
     from declip_training.recipes.nano import Nano, NanoResult
     from declip_training.recipes.nano_card import model_card
     from declip_training.recipes.nano_data import Sources
@@ -58,7 +69,7 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
     result = Nano(data, out, rounds, lambda line: click.echo(line, err=True)).run(attributes=attributes)
     licence = resources.files("declip_runtime").joinpath("models/MODEL_LICENSE").read_text(encoding="utf-8")
 
-    def export(made: NanoResult, card: str = "") -> EngineFile:
+    def export(made: NanoResult) -> EngineFile:
         return export_engine(
             made.declip,
             made.preprocess,
@@ -67,7 +78,7 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
             parity_images=made.photos,
             name="declip-nano",
             license=License("DeCLIP-nano research and benchmarking licence", licence),
-            provenance={"recipe": "declip recipe nano", "card": made.card} | ({"model_card": card} if card else {}),
+            provenance=made.provenance(),
         )
 
     engine = export(result)
@@ -83,7 +94,7 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
     (out / "judges.md").write_text(to_markdown(judgement), encoding="utf-8")
     click.echo("judging on BIQ2021 Test and on ladders of unseen photos", err=True)
     row = evaluate_engine(engine.path, sources, score="quality")
-    append_ledger(ledger or out / "biq2021_test.csv", row, note)
+    append_ledger(ledger or out / FILE_NAME, row, note)
     validated = {
         "quality": Validation(
             "BIQ2021 Test without near-duplicates",
@@ -102,8 +113,11 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
         },
     }
     specs = tuple(replace(spec, validated=validated[spec.name]) for spec in result.scores)
-    # the same engine.id: notes and card decide no score
-    engine = export(replace(result, scores=specs), model_card(result.card["validation"], row, judgement, specs))
+    card = model_card(result.card["validation"], row, judgement, specs)
+    provenance = {**engine.manifest.provenance, "model_card": card}
+    manifest = replace(engine.manifest, scores=specs, provenance=provenance)
+    # what was judged is kept to the byte, and its id: notes and card decide no score
+    engine = write_engine(engine.path, manifest, {name: engine.chunks(name) for name in engine.manifest.entries})
     for name, value in row.items():
         click.echo(f"{name:22} {value}", err=True)
     click.echo(f"{engine.path} ({engine.path.stat().st_size / 1e6:.1f} MB), id {engine.id}")

@@ -1,8 +1,10 @@
 """Scores for programs: JSON Lines, CSV, and one JSON document.
 
 Values are rounded to six digits, a failed image has null (CSV: nothing) instead of values and its reason in
-``error``. JSON is pure ASCII, so names with line breaks or undecodable bytes (as lone surrogates) survive; CSV is
-UTF-8 with such bytes passed through as they are.
+``error``. Scores can be compared only where the same scored them (``Scorer.identity``): JSON says it once, at its head,
+the others in ``scored_with`` of every image, as lines and rows are cut out and stored apart. JSON is pure ASCII, so
+names with line breaks or undecodable bytes (as lone surrogates) survive; CSV is UTF-8 with such bytes passed through as
+they are.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from declip_runtime.scores import Score
 from .output import Output
 
 DIGITS = 6
+SCORED_WITH = "scored_with"
 
 
 class Writer(Protocol):
@@ -37,12 +40,13 @@ def _row(score: Score) -> dict[str, Any]:
 class JsonLines:
     """One JSON object a line, flushed at once: a program on the other side of a pipe waits for it."""
 
-    def __init__(self, stream: Output) -> None:
-        self._stream = stream
+    def __init__(self, stream: Output, identity: Mapping[str, Any]) -> None:
+        self._stream, self._identity = stream, dict(identity)
 
     def write(self, score: Score) -> None:
         """Add one line."""
-        self._stream.write(json.dumps(_row(score)).encode("ascii") + b"\n")
+        line = {**_row(score), SCORED_WITH: self._identity}
+        self._stream.write(json.dumps(line).encode("ascii") + b"\n")
         self._stream.flush()
 
     def finish(self, left_out: int) -> None:
@@ -70,15 +74,20 @@ class Json:
 
 
 class Csv:
-    """A header and one record an image, flushed at once: ``image``, the scores, ``error``."""
+    """A header and one record an image, flushed at once: ``image``, the scores, ``error``, ``scored_with``.
 
-    def __init__(self, stream: Output, names: Sequence[str]) -> None:
+    The last is ``identity`` as one text, ``engine=... backend=... precision=...`` and so on, last so that the columns
+    before keep their places.
+    """
+
+    def __init__(self, stream: Output, names: Sequence[str], identity: Mapping[str, Any]) -> None:
         self._stream = stream
-        self._put(["image", *names, "error"])
+        self._identity = " ".join(f"{name}={value}" for name, value in identity.items())
+        self._put(["image", *names, "error", SCORED_WITH])
 
     def write(self, score: Score) -> None:
         """Add one record."""
-        self._put(["" if value is None else value for value in _row(score).values()])
+        self._put([*("" if value is None else value for value in _row(score).values()), self._identity])
         self._stream.flush()
 
     def finish(self, left_out: int) -> None:

@@ -86,7 +86,9 @@ def command(
     With - every line is one image; with --format jsonl each is answered at once, in order, so that a program in any
     language can keep one scorer running and talk to it.
 
-    Machine formats keep the input's order unless --sort or --top is given. Images that fail are always reported.
+    Machine formats keep the input's order unless --sort or --top is given. Images that fail are always reported. CSV
+    and JSON lines say in scored_with, JSON at its head, what made a score: engine id, backend, precision, decode, views
+    and preprocessing. Compare scores only where that is the same.
 
     Exit codes: 0 all scored, 1 some failed, 2 wrong use or a backend that fails, 130 interrupted, 143 terminated. What
     was done by then is written.
@@ -226,9 +228,9 @@ def _filter(minimums: Sequence[str], names: Sequence[str]) -> Callable[[Score], 
 
 def _writer(format_: str, stream: Output, scorer: Scorer, lead: str, views: int) -> Writer:
     if format_ == "jsonl":
-        return JsonLines(stream)
+        return JsonLines(stream, scorer.identity)
     if format_ == "csv":
-        return Csv(stream, scorer.names)
+        return Csv(stream, scorer.names, scorer.identity)
     if format_ == "json":
         return Json(stream, {"name": scorer.manifest.name, **scorer.identity})
     return TableWriter(stream, scorer.manifest.scores, lead, views)

@@ -27,7 +27,7 @@ from declip_runtime.errors import BackendUnavailableError, ExportError, Precisio
 from declip_runtime.machine import describe_machine
 from declip_runtime.manifest import Preprocess
 from declip_training.model.declip import DeCLIP
-from declip_training.model.projector import Projector
+from declip_training.model.projector import Activation, Projector
 from declip_training.model.prompts import PromptSet
 from declip_training.model.tower import load_clip
 
@@ -217,7 +217,10 @@ def _cosine(a: Array, b: Array) -> Array:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export ``--tower`` with random projectors of both forms and print the table; 1 if a row misses its bar."""
+    """Export ``--tower`` with random projectors of both forms, each in both places, and print the tables.
+
+    Returns 1 if a row misses its bar.
+    """
     from .engine import export_engine
 
     options = _arguments(arguments)
@@ -232,9 +235,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prompts, generator = PromptSet.default(), torch.Generator().manual_seed(0)
     dim = prompts.encode(clip, tokenizer).pairs.shape[2]
     failed = False
-    for form in ("between", "before"):
-        perceptual = Projector(dim, activation=form).randomize(generator)
-        declip = DeCLIP.from_clip(clip, tokenizer, prompts, perceptual).eval()
+    forms: tuple[tuple[Activation, Activation], ...] = (("between", "before"), ("before", "between"))
+    for first, second in forms:
+        perceptual, semantic = (Projector(dim, activation=form).randomize(generator) for form in (first, second))
+        declip = DeCLIP.from_clip(clip, tokenizer, prompts, perceptual, semantic).eval()
         with tempfile.TemporaryDirectory() as folder:
             engine = export_engine(
                 declip,
@@ -244,10 +248,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 weights_dtype=options.weights,
                 int8_images=calibration if options.int8 else None,
                 fp8_images=calibration if options.fp8 else None,
+                semantic=True,
             )
             rows = measure_parity(declip, engine, images)
         kind = "synthetic images" if photos is None else "photos"
-        title = f"{options.tower} ({options.pretrained}), projector {form!r}, {options.weights} storage, {kind}"
+        projectors = f"projectors: perceptual {first!r}, semantic {second!r}"
+        title = f"{options.tower} ({options.pretrained}), {projectors}, {options.weights} storage, {kind}"
         sys.stdout.write(markdown(rows, title) + "\n\n")
         sys.stdout.flush()
         failed |= not all(row.passed for row in rows)

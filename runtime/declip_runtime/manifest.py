@@ -27,7 +27,7 @@ PREPROCESSING_VERSION = 1
 # A score is read as an attribute and as a column, so it cannot be called what Score and Scores call their own.
 RESERVED_NAMES = frozenset(
     {"names", "errors", "embeddings", "image", "images", "index", "values", "error", "embedding"}
-    | {"to_dict", "to_dicts", "to_pandas"}
+    | {"to_dict", "to_dicts", "to_pandas", "scored_with"}
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")

@@ -213,20 +213,108 @@ def test_wrong_use_is_one_line(arguments: list[str], told: str, koniq: Path, cap
     assert captured.out == ""
 
 
-def test_missing_images_of_biq2021_need_to_be_allowed_too(tmp_path: Path, capfd: Any) -> None:
-    root, names = tmp_path / "BIQ2021", [f"ss0{i % 3 + 1} ({i}).jpg" for i in range(6)]
+@pytest.fixture
+def biq2021(tmp_path: Path) -> Path:
+    """BIQ2021 with six photos in Test and six in Train."""
+    root = tmp_path / "BIQ2021"
     (root / "Images").mkdir(parents=True)
-    for i, name in enumerate(names):
-        save_picture(root / "Images" / name, i)
-    rows_ = ["Image Name,MOS", *(f"{name},{i / 10}" for i, name in enumerate(names))]
-    (root / "Test (Images and MOS).csv").write_text("\n".join(rows_) + "\n")
-    (root / "Images" / names[4]).unlink()
-    arguments = ["evaluate", str(TINY), *FAKE, "--data", f"biq2021={root}", "--draws", "0", "-o", str(tmp_path / "out")]
+    for split, numbers in (("Test", range(6)), ("Train", range(6, 12))):
+        names = {i: f"ss0{i % 3 + 1} ({i}).jpg" for i in numbers}
+        for i, name in names.items():
+            save_picture(root / "Images" / name, i)
+        rows_ = ["Image Name,MOS", *(f"{name},{i / 12}" for i, name in names.items())]
+        (root / f"{split} (Images and MOS).csv").write_text("\n".join(rows_) + "\n")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def checkout_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the place of the real one, which no test writes to."""
+    path = tmp_path / "checkout" / "ledger.csv"
+    path.parent.mkdir()
+    monkeypatch.setattr("declip_training.evaluation.ledger.checkout_ledger", lambda: path)
+    return path
+
+
+def looks(ledger: Path) -> list[dict[str, str]]:
+    with ledger.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_missing_images_of_biq2021_need_to_be_allowed_too(biq2021: Path, tmp_path: Path, capfd: Any) -> None:
+    gone = "Images/ss02 (4).jpg"
+    (biq2021 / gone).unlink()
+    data = ["--data", f"biq2021={biq2021}"]
+    arguments = ["evaluate", str(TINY), *FAKE, *data, "--draws", "0", "-o", str(tmp_path / "out")]
     assert run(arguments) == 2
-    assert f"1 of 6 images in its table are not on disk (Images/{names[4]})" in capfd.readouterr().err
+    assert f"1 of 6 images in its table are not on disk ({gone})" in capfd.readouterr().err
     assert run([*arguments, "--allow-missing"]) == 0
-    assert f"BIQ2021: 1 of 6 images are not on disk and are left out, as Images/{names[4]}" in capfd.readouterr().err
+    assert f"BIQ2021: 1 of 6 images are not on disk and are left out, as {gone}" in capfd.readouterr().err
     assert (rows(tmp_path / "out")[0]["n"], rows(tmp_path / "out")[0]["missing"]) == ("5", "1")
+
+
+def test_a_look_at_biq2021_test_is_put_on_the_record(
+    biq2021: Path, tmp_path: Path, checkout_ledger: Path, capfd: Any
+) -> None:
+    """Once for what goes through a model: not for kept scores, not for Train."""
+    (biq2021 / "Images" / "ss01 (3).jpg").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    arguments = ["evaluate", str(TINY), "--precision", "fp32", "--data", f"biq2021={biq2021}", "-o", str(out)]
+    assert run([*arguments, "--exact", "--score", "sharpness"]) == 1
+    assert f"declip: this look at BIQ2021's Test is on the record in {checkout_ledger}\n" in capfd.readouterr().err
+    (look,) = looks(checkout_ledger)
+    assert (look["engine"], look["engine_id"]) == ("declip-tiny", EngineFile.open(TINY).id[:16])
+    assert (look["backend"], look["precision"], look["score"]) == ("openvino", "fp32", "sharpness")
+    assert look["note"] == (
+        "declip evaluate --split test, near-duplicates of Train included, decode=exact, views=1, 1 failed or missing"
+    )
+    here = rows(out)[0]
+    assert (float(look["pooled"]), look["n"]) == (round(float(here["srcc"]), 4), here["n"])
+    assert float(look["plcc"]) == round(float(here["plcc"]), 4)
+    assert {look[name] for name in ("ss01", "mean", "pooled_unique", "n_unique", "ladder_mean")} == {""}
+    for options in (["--exact"], ["--split", "train"]):  # kept (one is tried again, and fails again); of Train
+        assert run([*arguments, *options]) in (0, 1)
+        assert "on the record" not in capfd.readouterr().err
+    assert len(looks(checkout_ledger)) == 1
+    assert run([*arguments, "--split", "all"]) == 1
+    assert looks(checkout_ledger)[1]["n"] == "5"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_without_a_checkout_the_record_is_in_the_output_or_where_it_is_named(
+    named: bool, biq2021: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setattr("declip_training.evaluation.ledger.checkout_ledger", lambda: None)
+    names = {"one": ("quality", "light", "color"), "two": ("quality", "brightness", "noise")}
+    engines = [other(tmp_path / f"{name}.engine", *scores, name=name) for name, scores in names.items()]
+    arguments = ["evaluate", *map(str, engines), "--precision", "fp32", "--data", f"biq2021={biq2021}"]
+    out, ledger = tmp_path / "out", tmp_path / "mine.csv"
+    assert run([*arguments, "-o", str(out), *(["--ledger", str(ledger)] if named else [])]) == 0
+    written = ledger if named else out / "biq2021_test.csv"
+    assert [look["engine"] for look in looks(written)] == ["one", "two"]
+    assert capfd.readouterr().err.count(f"on the record in {written}\n") == 2
+    assert (out / "biq2021_test.csv").exists() != named
+
+
+def test_a_look_that_cannot_be_recorded_is_refused_before_the_work(
+    biq2021: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setattr("declip_training.evaluation.scoring.Settings.scorer", None)  # calling it would fail
+    monkeypatch.setattr("declip_training.evaluation.ledger.checkout_ledger", lambda: None)
+    arguments = ["evaluate", str(TINY), "--data", f"biq2021={biq2021}"]
+    for options, told in (
+        ([], "BIQ2021's Test is looked at on the record. Name a folder with -o, or a file with --ledger."),
+        (["--ledger", str(tmp_path)], f"the ledger {tmp_path} cannot be written. Name another file with --ledger."),
+        (["--ledger", str(tmp_path / "no" / "l.csv")], "l.csv cannot be written. Name another file with --ledger."),
+    ):
+        assert run([*arguments, *options]) == 2
+        assert told in capfd.readouterr().err
+
+
+def test_scores_that_are_made_up_are_no_look(biq2021: Path, checkout_ledger: Path, capfd: Any) -> None:
+    assert run(["evaluate", str(TINY), *FAKE, "--data", f"biq2021={biq2021}", "--draws", "0"]) == 0
+    assert "on the record" not in capfd.readouterr().err
+    assert not checkout_ledger.exists()
 
 
 def test_a_named_score_is_compared(koniq: Path, tmp_path: Path) -> None:

@@ -145,8 +145,9 @@ def test_the_scores_are_those_of_the_library(photos: Path, capfdbinary: Any) -> 
     assert run(["score", *JSONL, *paths]) == 0
     with Scorer(TINY, backend="fake") as scorer:
         expected = scorer.score(paths)
+        made = {"error": None, "scored_with": scorer.identity}
     for row, score in zip(rows(capfdbinary.readouterr().out), expected, strict=True):
-        assert row == {"image": score.image, "error": None} | {
+        assert row == {"image": score.image, **made} | {
             n: round(v, 6) for n, v in zip(score.names, score.values, strict=True)
         }
 
@@ -166,6 +167,26 @@ def test_options_reach_the_scorer(photos: Path, capfdbinary: Any, option: list[s
 # --- formats
 
 
+@pytest.mark.parametrize("options", [[], ["--views", "3", "--exact"]])
+def test_lines_and_rows_say_what_scored_them(photos: Path, capfdbinary: Any, options: list[str]) -> None:
+    """What the JSON document says once; a failed image's too, and columns of before keep their places."""
+    paths = [str(photos / "a.jpg"), str(photos / "broken.jpg")]
+    outputs = {}
+    for format_ in ("json", "jsonl", "csv"):
+        assert run(["score", *FAKE, "--format", format_, *options, *paths]) == 1
+        outputs[format_] = capfdbinary.readouterr().out.decode()
+    document = json.loads(outputs["json"])
+    identity = {key: value for key, value in document.items() if key not in ("name", "images")}
+    assert list(identity) == ["engine", "backend", "precision", "decode", "views", "preprocessing"]
+    assert identity["views"] == (3 if options else 1)
+    assert [row["scored_with"] for row in rows(outputs["jsonl"])] == [identity] * 2
+    with Scorer(TINY, backend="fake") as scorer:
+        assert outputs["csv"].splitlines()[0] == ",".join(["image", *scorer.names, "error", "scored_with"])
+    for record in csv.DictReader(io.StringIO(outputs["csv"])):
+        said = dict(part.split("=") for part in record["scored_with"].split(" "))
+        assert said == {key: str(value) for key, value in identity.items()}
+
+
 def test_a_failed_image_has_null_and_its_reason_in_every_format(photos: Path, capfdbinary: Any) -> None:
     broken = str(photos / "broken.jpg")
     texts = {}
@@ -176,10 +197,10 @@ def test_a_failed_image_has_null_and_its_reason_in_every_format(photos: Path, ca
         assert b"1 of 1 image failed" in captured.err
     for row in (*rows(texts["jsonl"]), *json.loads(texts["json"])["images"]):
         assert row["error"].startswith("ImageDecodeError: ")
-        assert all(value is None for name, value in row.items() if name not in ("image", "error"))
+        assert all(value is None for name, value in row.items() if name not in ("image", "error", "scored_with"))
     (record,) = csv.DictReader(io.StringIO(texts["csv"]))
     assert record["error"].startswith("ImageDecodeError: ")
-    assert all(value == "" for name, value in record.items() if name not in ("image", "error"))
+    assert all(value == "" for name, value in record.items() if name not in ("image", "error", "scored_with"))
     assert "1 failed" in texts["table"]
     assert "not an image" in texts["table"]
     assert texts["table"].count("broken.jpg") == 1
@@ -256,7 +277,7 @@ def test_min_keeps_what_reaches_it_and_what_failed(photos: Path, capfdbinary: An
         (["--min", "{name}=nan"], "--min {name}=0.4"),
         (["--format", "xml"], "'xml' is not one of"),
         (["--backend", "abacus"], "abacus"),
-        (["--precision", "fp8"], "'fp8' is not one of"),
+        (["--precision", "fp4"], "'fp4' is not one of"),
         (["--views", "0"], "0 is not in the range"),
         (["--views", "101"], "101 is not in the range 1<=x<=100"),
         (["--engine", "no.engine"], "no.engine"),

@@ -159,10 +159,13 @@ def test_a_result_can_offer_some_of_its_scores(tiny_clip: Any) -> None:
         ScoreSpec(name, "quality", tuple((f"good {name} {i}", f"bad {name} {i}") for i in range(count)))
         for name, count in texts.items()
     )
-    declip = DeCLIP.from_clip(clip, tokenizer, PromptSet(tuple(ScorePrompts(s) for s in specs)))
-    whole = NanoResult(declip, preprocess, specs, {}, np.zeros((1, 48, 48, 3), np.uint8))
+    prompts = PromptSet(tuple(ScorePrompts(s) for s in specs))
+    declip = DeCLIP.from_clip(clip, tokenizer, prompts)
+    whole = NanoResult(declip, preprocess, specs, prompts, {}, np.zeros((1, 48, 48, 3), np.uint8), {})
     part = whole.offering(["three", "two"])
     embedded = F.normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
     assert [spec.name for spec in part.scores] == ["two", "three"]
     assert torch.allclose(part.declip.scores(embedded), declip.scores(embedded)[:, 1:])
     assert declip.averaging.shape == (4, 3)
+    offered = PromptSet(tuple(ScorePrompts(s) for s in specs if s.name != "one"))
+    assert part.provenance()["prompts_sha256"] == offered.sha256() != whole.provenance()["prompts_sha256"]

@@ -68,6 +68,15 @@ def test_errors_name_the_table(tmp_path: Path, text: str, message: str) -> None:
         read(tmp_path, text)
 
 
+def test_what_cannot_be_a_score_is_to_be_changed_in_the_prompts(tmp_path: Path) -> None:
+    """There is no engine yet that could be exported again."""
+    with pytest.raises(ExportError) as caught:
+        read(tmp_path, '[scores.errors]\nkind = "quality"\npairs = [["a", "b"]]')
+    assert str(caught.value) == (
+        "[scores.errors] cannot be a score: score name 'errors' is reserved. Change that table of the prompts."
+    )
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"none\.toml cannot be read"):
         PromptSet.read(tmp_path / "none.toml")

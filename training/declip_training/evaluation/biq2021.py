@@ -8,9 +8,6 @@ Test is looked at rarely and on the record: every evaluation appends a row, and 
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime as dt
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,15 +19,9 @@ from declip_runtime.options import Precision
 from declip_runtime.scorer import Scorer
 from declip_training.data.biq2021 import read_splits
 from declip_training.evaluation.ladders import judge
+from declip_training.evaluation.ledger import ID_DIGITS, append_ledger
 from declip_training.evaluation.metrics import by_subset, plcc
 from declip_training.recipes.nano_data import Sources
-
-COLUMNS = (
-    "date", "commit", "engine", "engine_id", "backend", "precision", "score",
-    "ss01", "ss02", "ss03", "mean", "pooled_unique", "n_unique", "pooled", "plcc", "n",
-    "ladder_blur", "ladder_noise", "ladder_jpeg", "ladder_underexposure", "ladder_overexposure", "ladder_mean",
-    "n_ladder_photos", "note",
-)  # fmt: skip
 
 
 def evaluate_engine(engine: Path, sources: Sources, *, score: str, precision: Precision = "auto") -> dict[str, str]:
@@ -47,7 +38,7 @@ def evaluate_engine(engine: Path, sources: Sources, *, score: str, precision: Pr
             return scorer.score(images)[score]
 
         ladders = judge(score_arrays, photos)
-        row = {"engine": scorer.engine.manifest.name, "engine_id": scorer.engine.id[:16],
+        row = {"engine": scorer.engine.manifest.name, "engine_id": scorer.engine.id[:ID_DIGITS],
                "backend": scorer.backend, "precision": scorer.precision, "score": score}  # fmt: skip
     agreement = by_subset(predicted[unique], mos[unique], list(subsets[unique]))
     pooled = by_subset(predicted, mos, list(subsets))["pooled"]
@@ -60,33 +51,6 @@ def evaluate_engine(engine: Path, sources: Sources, *, score: str, precision: Pr
     }
     counts = {"n_unique": int(unique.sum()), "n": len(mos), "n_ladder_photos": len(photos)}
     return {**row, **{k: f"{v:.4f}" for k, v in numbers.items()}, **{k: str(v) for k, v in counts.items()}}
-
-
-def commit() -> str:
-    """Short hash of the checkout that this code lies in, else "unknown"."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    except OSError:  # no git on this machine
-        return "unknown"
-    return found.stdout.strip() or "unknown"
-
-
-def append_ledger(ledger: Path, row: dict[str, str], note: str = "") -> None:
-    """Append ``row`` with date, commit and ``note``; the header is written once."""
-    full = {
-        "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M"),
-        "commit": commit(),
-        **row,
-        "note": note,
-    }
-    new = not ledger.is_file()
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    with ledger.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(full)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,10 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         row = evaluate_engine(args.engine, Sources(args.data), score=args.score, precision=args.precision)
+        append_ledger(args.ledger, row, args.note)
     except DeclipError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    append_ledger(args.ledger, row, args.note)
     sys.stdout.write("".join(f"{name:22} {value}\n" for name, value in row.items()))
     return 0
 

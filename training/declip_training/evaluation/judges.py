@@ -22,6 +22,7 @@ import numpy.typing as npt
 import PIL
 
 from declip_runtime.errors import DeclipError, UsageError
+from declip_runtime.machine import commit
 from declip_runtime.manifest import ScoreKind
 from declip_runtime.options import Precision
 from declip_runtime.scorer import Scorer
@@ -29,7 +30,6 @@ from declip_training.files import replacing
 from declip_training.recipes.nano_data import Sources
 
 from .attribute_ladders import ATTRIBUTE_LADDERS
-from .biq2021 import commit
 from .camera_faults import CAMERA_FAULTS
 from .camera_noise import CameraNoise, Share, judge_pairs, read_polyu
 from .ladders import LADDERS, Pixels, judge
@@ -211,7 +211,7 @@ def _made_with(j: Judgement) -> Iterable[tuple[str, str]]:
         ("photos", str(j.n_photos)),
         ("pairs", f"{j.camera.all.pairs} of {j.camera.all.scenes} scenes"),
         ("date", dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
-        ("commit", commit()),
+        ("commit", commit() or "unknown"),
         ("Pillow", PIL.__version__),
     )
 

@@ -271,7 +271,10 @@ def _score(name: str, table: Any, context_of: Callable[[str], Tensor]) -> ScoreP
             description=str(table.get("description", "")),
         )
     except ManifestError as error:
-        raise ExportError(f"[scores.{name}] cannot be a score. {error.__cause__ or error}") from error
+        reason = (
+            str(error).removeprefix("the engine's manifest is not valid: ").removesuffix(". Export the engine again.")
+        )
+        raise ExportError(f"[scores.{name}] cannot be a score: {reason}. Change that table of the prompts.") from error
     position = table.get("context_position", "before")
     if position not in get_args(ContextPosition):
         known = ", ".join(get_args(ContextPosition))

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from declip_runtime.machine import commit
 from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
 from declip_training.attributes import percentiles
 from declip_training.calibration import fit_calibration
@@ -42,7 +43,7 @@ from declip_training.objective import context_loss
 from declip_training.pretrain import PretrainConfig, pretrain, pretrain_in_rounds
 from declip_training.projectors import ProjectorConfig, train_projectors
 from declip_training.recipes.nano_attributes import LadderFeatures, ladder_features, learn_attributes
-from declip_training.recipes.nano_data import LADDER_SIDES, SIDE, Banks, Sources, prepare
+from declip_training.recipes.nano_data import LADDER_SIDES, SIDE, Banks, Sources, fingerprints, prepare
 from declip_training.recipes.nano_decoupling import decoupling, decoupling_features, to_markdown
 from declip_training.recipes.nano_settings import (
     ATTRIBUTE_PHOTOS,
@@ -66,14 +67,22 @@ Report = Callable[[str], None]
 class NanoResult:
     """What the export needs, and the card: SRCC by subset on validation for every head that was compared.
 
-    ``photos`` uint8 [16, S, S, 3] are prepared validation photos, for comparing the engine with torch.
+    ``photos`` uint8 [16, S, S, 3] are prepared validation photos, for comparing the engine with torch. ``made_from``
+    are hashes of tower, projectors and data and the settings of the rounds, JSON-ready.
     """
 
     declip: DeCLIP
     preprocess: Preprocess
     scores: tuple[ScoreSpec, ...]
+    prompts: PromptSet
     card: dict[str, Any]
     photos: npt.NDArray[np.uint8]
+    made_from: dict[str, Any]
+
+    def provenance(self) -> dict[str, Any]:
+        """What the engine is to say of its making, JSON-ready; ``commit`` is that of the code that puts it together."""
+        prompts = {"prompts_sha256": self.prompts.sha256()}
+        return {"recipe": "declip recipe nano", "commit": commit(), **self.made_from, **prompts, "card": self.card}
 
     def offering(self, names: Sequence[str]) -> NanoResult:
         """The same with the scores of these names only."""
@@ -81,7 +90,8 @@ class NanoResult:
         declip = copy.deepcopy(self.declip)
         pairs = self.declip.averaging[:, kept].sum(dim=1) > 0
         declip.direction, declip.averaging = declip.direction[pairs], declip.averaging[pairs][:, kept]
-        return replace(self, declip=declip, scores=tuple(self.scores[k] for k in kept))
+        prompts = replace(self.prompts, scores=tuple(self.prompts.scores[k] for k in kept))
+        return replace(self, declip=declip, scores=tuple(self.scores[k] for k in kept), prompts=prompts)
 
 
 class Nano:
@@ -118,7 +128,13 @@ class Nano:
         curves += [fit_calibration(column, percentiles(column), f"rank in {split}") for column in raw.T[1:]]
         specs = tuple(replace(s, calibration=c) for s, c in zip(prompts.specs(), curves, strict=True))
         write_json(self.out / "card.json", card)
-        return NanoResult(declip, preprocess, specs, card, np.array(self.banks.validation[:16]))
+        made_from = {
+            "tower_sha256": checkpoint.tower_sha256,
+            "projector_sha256": checkpoint.sha256,
+            "rounds": [asdict(config) for config in self.rounds],
+            "data": fingerprints(self.sources, self.banks),
+        }
+        return NanoResult(declip, preprocess, specs, prompts, card, np.array(self.banks.validation[:16]), made_from)
 
     def tower(self) -> tuple[nn.Module, Tokenizer, Preprocess]:
         """Pre-trained tower and text tower (moving average), frozen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +124,23 @@ def prepare(sources: Sources, cache: Path) -> Banks:
         captioned_pixels=build_pixel_bank([p.path for p in captioned], CAPTIONED_SIDE, cache),
         captioned_test_pixels=build_pixel_bank([p.path for p in judging], CAPTIONED_SIDE, cache),
     )
+
+
+def fingerprints(sources: Sources, banks: Banks) -> dict[str, dict[str, int | str]]:
+    """Of each part of the data that makes an engine: its photos' number, and SHA-256 over their names and sizes."""
+    parts = {
+        "BIQ2021 Train, fit": [p.path for p in banks.splits.fit],
+        "BIQ2021 Train, validation": [p.path for p in banks.splits.validation],
+        "clean photos": sources.clean,
+        "Kodak": sources.validation,
+        "Flickr8k without Test": [p.path for p in banks.captioned],
+    }
+    return {name: {"photos": len(paths), "sha256": _names_sha256(paths)} for name, paths in parts.items()}
+
+
+def _names_sha256(paths: list[Path]) -> str:
+    names = sorted(f"{path.name}:{path.stat().st_size};" for path in paths)
+    return hashlib.sha256("".join(names).encode()).hexdigest()
 
 
 def _ladder_photos(sources: Sources, splits: Splits) -> list[tuple[int, list[Path]]]:

@@ -117,6 +117,6 @@ BIQ2021 = Dataset(
     splits=(TEST, TRAIN),
     note=(
         "The whole official Test. The bundled engine is judged on the part of it that has no near-duplicate in Train "
-        "(declip_training.evaluation.biq2021), and its look at Test is on the record there."
+        "(declip_training.evaluation.biq2021). Each look at Test adds a row to a ledger, that of `declip evaluate` too."
     ),
 )
