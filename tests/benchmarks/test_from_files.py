@@ -10,7 +10,6 @@ import pytest
 from declip_runtime.benchmark import Timing
 from declip_runtime.engine_file import EngineFile
 
-
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = Path(__file__).parents[1] / "data" / "tiny.engine"
 
