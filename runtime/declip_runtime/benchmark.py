@@ -14,6 +14,7 @@ import numpy as np
 
 from . import backends
 from .backends.base import Backend, Precision
+from .cache import Cache
 from .engine_file import EngineFile
 from .errors import BackendUnavailableError, DeclipError, PrecisionError
 from .options import Decode
@@ -21,6 +22,7 @@ from .scorer import Scorer
 
 Row = dict[str, str | int | float]
 Workload = Callable[[], object]
+Tell = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,37 @@ def measure(work: Workload, seconds: float) -> Timing:
     return Timing(tuple(times))
 
 
-def open_backends(engine: EngineFile, threads: int | None = None) -> Iterator[Backend]:
+def open_backends(
+    engine: EngineFile, threads: int | None = None, tell: Tell = lambda _reason: None
+) -> Iterator[Backend]:
     """Every backend that runs ``engine`` here, at every precision that both have; each closed when the next is due.
 
-    Nothing is taken from the cache or put into it: that is for what the user scores with. Raises
+    ``tell`` hears why one that is installed is left out. Nothing is taken from the cache or put into it, which is for
+    what the user scores with; but for the plans of TensorRT, that would be minutes for each precision each time. Raises
     BackendUnavailableError where there is none.
     """
     reasons = {name: reason for name, reason in backends.available().items() if name != "fake"}
     if None not in reasons.values():
         raise BackendUnavailableError(" ".join(filter(None, reasons.values())))
+    told: dict[str, None] = {}
+    opened = False
     for name in (name for name, reason in reasons.items() if reason is None):
+        cache = Cache() if name == "tensorrt" else None
         for precision in get_args(Precision):
             try:
-                backend = backends.choose(engine, name, precision=precision, threads=threads)
+                backend = backends.choose(engine, name, precision=precision, threads=threads, cache=cache)
             except PrecisionError:
                 continue
+            except BackendUnavailableError as error:  # the lean runtime of TensorRT without a plan that fits
+                if str(error) not in told:
+                    tell(f"left out {name} in {precision}: {error}")
+                told[str(error)] = None
+                continue
+            opened = True
             with closing(backend):
                 yield backend
+    if not opened:
+        raise BackendUnavailableError(" ".join([*filter(None, reasons.values()), *told]))
 
 
 def model_workload(backend: Backend, size: int, batch: int) -> Workload:
@@ -74,10 +90,15 @@ def model_workload(backend: Backend, size: int, batch: int) -> Workload:
 
 
 def model_rows(
-    engine: EngineFile, batches: Sequence[int], *, seconds: float, threads: int | None = None
+    engine: EngineFile,
+    batches: Sequence[int],
+    *,
+    seconds: float,
+    threads: int | None = None,
+    tell: Tell = lambda _reason: None,
 ) -> Iterator[Row]:
-    """Speed of the model alone: a row for every backend, precision and batch size."""
-    for backend in open_backends(engine, threads):
+    """Speed of the model alone: a row for every backend, precision and batch size; ``tell`` as in ``open_backends``."""
+    for backend in open_backends(engine, threads, tell):
         for batch in batches:
             timing = measure(model_workload(backend, engine.manifest.preprocess.size, batch), seconds)
             who: Row = {"what": "model only", "backend": backend.name, "precision": backend.precision, "batch": batch}

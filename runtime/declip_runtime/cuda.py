@@ -7,6 +7,8 @@ are ours. They import on any machine, with a driver or without.
 from __future__ import annotations
 
 import ctypes
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, overload
 
@@ -20,17 +22,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-INSTALL = "Run: pip install 'declip-sdk[tensorrt]'"
+INSTALL = "Run: pip install 'cuda-bindings>=12.9.1,<13'"
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: ``compute_capability`` as 8.7, ``memory`` in bytes."""
+    """One GPU: ``compute_capability`` as 8.7, ``memory`` in bytes; ``integrated`` into a board, as a Jetson's."""
 
     index: int
     name: str
     compute_capability: str
     memory: int
+    multiprocessors: int
+    integrated: bool
 
 
 def unavailable() -> str | None:
@@ -52,9 +56,11 @@ def unavailable() -> str | None:
 
 def gpu_count() -> int:
     """How many GPUs this process may use; 0 where CUDA cannot be used at all."""
+    if unavailable() is not None:
+        return 0
     from cuda.bindings import runtime as cudart
 
-    return 0 if unavailable() else int(_checked(cudart.cudaGetDeviceCount()))
+    return int(_checked(cudart.cudaGetDeviceCount()))
 
 
 def gpu(index: int) -> Gpu:
@@ -69,7 +75,14 @@ def gpu(index: int) -> Gpu:
 
     properties = _checked(cudart.cudaGetDeviceProperties(index))
     name = properties.name.decode(errors="replace") if isinstance(properties.name, bytes) else str(properties.name)
-    return Gpu(index, name.rstrip("\0"), f"{properties.major}.{properties.minor}", int(properties.totalGlobalMem))
+    return Gpu(
+        index,
+        name.rstrip("\0"),
+        f"{properties.major}.{properties.minor}",
+        int(properties.totalGlobalMem),
+        int(properties.multiProcessorCount),
+        bool(properties.integrated),
+    )
 
 
 def use(index: int) -> None:
@@ -95,6 +108,7 @@ class Stream:
         from cuda.bindings import runtime as cudart
 
         self._stream = _checked(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking))
+        self._destroyed = _when_dropped(self, _destroy_stream, self._stream)
 
     @property
     def handle(self) -> int:
@@ -146,9 +160,7 @@ class Stream:
 
     def close(self) -> None:
         """Destroy the stream, when its work is done."""
-        from cuda.bindings import runtime as cudart
-
-        _checked(cudart.cudaStreamDestroy(self._stream))
+        self._destroyed()
 
 
 class Graph:
@@ -158,13 +170,12 @@ class Graph:
         from cuda.bindings import runtime as cudart
 
         self.executable = _checked(cudart.cudaGraphInstantiate(graph, 0))
+        self._destroyed = _when_dropped(self, _destroy_graph, self.executable)
         _checked(cudart.cudaGraphDestroy(graph))
 
     def close(self) -> None:
         """Destroy it."""
-        from cuda.bindings import runtime as cudart
-
-        _checked(cudart.cudaGraphExecDestroy(self.executable))
+        self._destroyed()
 
 
 class DeviceMemory:
@@ -173,13 +184,13 @@ class DeviceMemory:
     def __init__(self, size: int) -> None:
         from cuda.bindings import runtime as cudart
 
+        self.size = size
         self.address = int(_checked(cudart.cudaMalloc(size)))
+        self._freed = _when_dropped(self, _free_on_device, self.address)
 
     def close(self) -> None:
         """Free it."""
-        from cuda.bindings import runtime as cudart
-
-        _checked(cudart.cudaFree(self.address))
+        self._freed()
 
 
 class PinnedMemory:
@@ -191,12 +202,45 @@ class PinnedMemory:
         self.address = int(_checked(cudart.cudaHostAlloc(size, cudart.cudaHostAllocDefault)))
         content = memoryview((ctypes.c_uint8 * size).from_address(self.address)).cast("B")
         self.view: npt.NDArray[np.uint8] = np.frombuffer(content, np.uint8)
+        self._freed = _when_dropped(self, _free_on_host, self.address)
 
     def close(self) -> None:
         """Free it; ``view`` must not be looked at any more."""
-        from cuda.bindings import runtime as cudart
+        self._freed()
 
-        _checked(cudart.cudaFreeHost(self.address))
+
+def _when_dropped(owner: object, free: Callable[[T], None], what: T) -> Callable[[], object]:
+    """Call ``free(what)`` once: when the result is called, or when nobody holds ``owner`` any more.
+
+    Not when the interpreter ends: the driver takes everything back by itself, and may be gone by then.
+    """
+    finalizer = weakref.finalize(owner, free, what)
+    finalizer.atexit = False
+    return finalizer
+
+
+def _destroy_stream(stream: cudart.cudaStream_t) -> None:
+    from cuda.bindings import runtime as cudart
+
+    _checked(cudart.cudaStreamDestroy(stream))
+
+
+def _destroy_graph(executable: cudart.cudaGraphExec_t) -> None:
+    from cuda.bindings import runtime as cudart
+
+    _checked(cudart.cudaGraphExecDestroy(executable))
+
+
+def _free_on_device(address: int) -> None:
+    from cuda.bindings import runtime as cudart
+
+    _checked(cudart.cudaFree(address))
+
+
+def _free_on_host(address: int) -> None:
+    from cuda.bindings import runtime as cudart
+
+    _checked(cudart.cudaFreeHost(address))
 
 
 @overload
@@ -221,3 +265,21 @@ def _text(error: cudart.cudaError_t) -> str:
 
     _, text = cudart.cudaGetErrorString(error)
     return str(error) if text is None else text.decode()
+
+
+def versions() -> dict[str, str]:
+    """The newest CUDA that the ``driver`` runs and the CUDA of the ``runtime``, as 12.9; what is not there is left out.
+
+    Also where no GPU can be used: that the driver is older than the runtime is a usual reason.
+    """
+    try:
+        from cuda.bindings import runtime as cudart
+
+        found = {"driver": cudart.cudaDriverGetVersion(), "runtime": cudart.cudaRuntimeGetVersion()}
+    except (ImportError, OSError, RuntimeError):  # the last where a CUDA library that it loads late is missing
+        return {}
+    return {
+        name: f"{number // 1000}.{number % 1000 // 10}"
+        for name, (code, number) in found.items()
+        if code == cudart.cudaError_t.cudaSuccess and number  # 0 stands for no driver
+    }

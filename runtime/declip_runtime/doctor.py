@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from PIL import features
@@ -21,6 +23,7 @@ from .machine import describe_machine
 from .quiet import import_onnxruntime
 
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+_DRIVER = Path("/proc/driver/nvidia/version")  # of the kernel's module, on Linux
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,13 @@ def _libraries(usable: dict[str, str | None]) -> dict[str, str]:
         found["OpenVINO"] = number
     if number := _installed("cuda-bindings"):
         found["cuda-bindings"] = number
+    if stated := _driver_version():
+        found["NVIDIA driver"] = stated
+    newest = cuda.versions()
+    if "driver" in newest:
+        found["CUDA of the driver"] = f"{newest['driver']} and older"
+    if "runtime" in newest:
+        found["CUDA runtime"] = newest["runtime"]
     turbo = features.check("libjpeg_turbo")
     found["JPEG decoder"] = "libjpeg-turbo" if turbo else "plain libjpeg"
     return found
@@ -130,6 +140,14 @@ def _advice(
             yield "The cache of compiled models is off, so that every start compiles. Unset DECLIP_CACHE_LIMIT."
     except CacheError as error:
         yield f"Every start compiles the model anew: {error}"
+
+
+def _driver_version() -> str | None:
+    """The number of NVIDIA's kernel module, as 580.95.05; None where the system does not show one."""
+    with suppress(OSError):
+        match = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", _DRIVER.read_text(encoding="utf-8", errors="replace"))
+        return match[1] if match else None
+    return None
 
 
 def _is_linux_on_arm() -> bool:

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Protocol
 
 import numpy as np
@@ -44,7 +44,8 @@ class Lanes:
     """A bounded pool of lanes for batches of ``smallest`` (fewer images are padded) to ``capacity``.
 
     ``open_lane`` makes one lane of a capacity. Where the device's memory does not hold ``count`` of them, the capacity
-    is halved, as often as it takes, and a BackendWarning says so. ``run`` may be called from many threads.
+    is halved, as often as it takes, in the end one lane must do, and a BackendWarning says so. ``run`` may be called
+    from many threads.
 
     Raises DeviceMemoryError where not even the smallest batch fits, BackendExecutionError.
     """
@@ -69,9 +70,9 @@ class Lanes:
 
     def close(self) -> None:
         """Free all lanes. Nobody may be running."""
-        with self._closing:
+        with self._closing, ExitStack() as stack:  # which goes on where one fails
             while self._all:
-                self._all.pop().close()
+                stack.callback(self._all.pop().close)
 
     def _rung(self, count: int) -> int:
         return next(size for size in self.ladder if size >= count)
@@ -130,23 +131,24 @@ def _as_many_as_fit(
     open_lane: Callable[[int], Lane], capacity: int, smallest: int, count: int
 ) -> tuple[int, list[Lane]]:
     wanted = capacity
+    reason: DeviceMemoryError | None = None
     while True:
         lanes: list[Lane] = []
         try:
             for _ in range(count):
                 lanes.append(open_lane(capacity))
-                for batch in ladder(capacity, smallest):
+                for batch in reversed(ladder(capacity, smallest)):  # the largest tells soonest whether memory suffices
                     lanes[-1].prepare(batch)
         except DeviceMemoryError as error:
             _close(lanes)
-            if capacity == smallest:
+            if capacity == smallest and count == 1:
                 raise
-            reason, capacity = error, max(capacity // 2, smallest)
+            reason, capacity, count = error, max(capacity // 2, smallest), 1 if capacity == smallest else count
             continue
         except BaseException:
             _close(lanes)
             raise
-        if capacity < wanted:
+        if reason is not None:
             warnings.warn(
                 f"the GPU's memory holds batches of {capacity} instead of {wanted}. Scoring goes on with those; for"
                 f" full speed free some memory, or build a plan for smaller batches. ({reason})",
@@ -157,5 +159,6 @@ def _as_many_as_fit(
 
 
 def _close(lanes: Sequence[Lane]) -> None:
-    for lane in lanes:
-        lane.close()
+    with ExitStack() as stack:
+        for lane in lanes:
+            stack.callback(lane.close)

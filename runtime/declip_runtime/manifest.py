@@ -170,10 +170,11 @@ class BatchProfile(NamedTuple):
 class Plan(_Typed):
     """A TensorRT plan built for one kind of device.
 
-    ``entry`` is where its bytes lie in the engine, ``tensorrt`` the version that built it, ``compute_capability`` and
-    ``device_name`` the GPU it was built on, ``graph_sha256`` that of the graph entry it was built from.
-    ``version_compatible``: later releases of the same major version run it. ``hardware_compatible``: every GPU from
-    Ampere on runs it.
+    ``entry`` is where its bytes lie in the engine, ``tensorrt`` the version that built it, ``platform`` (as
+    linux-x86_64), ``compute_capability``, ``device_name`` and ``multiprocessors`` the machine and GPU it was built on,
+    ``graph_sha256`` a hash over the graph and the weights that it was built from. ``version_compatible``: later
+    releases of the same major version run it, unless it was built ``without_lean``, the runtime that they would need
+    for it. ``hardware_compatible``: every GPU from Ampere on runs it.
     """
 
     entry: str
@@ -185,6 +186,9 @@ class Plan(_Typed):
     device_name: str = ""
     version_compatible: bool = False
     hardware_compatible: bool = False
+    without_lean: bool = False
+    platform: str = ""
+    multiprocessors: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,7 +19,7 @@ from .engine_file import EngineFile
 from .errors import BackendExecutionError, BackendUnavailableError, UsageError
 from .manifest import BatchProfile, Plan
 from .plan_lane import IMAGES
-from .plans import GRAPHS, Site, default_profile, entry_name, slug
+from .plans import GRAPHS, Site, default_profile, entry_name, slug, source_hash
 from .tensorrt_library import Log
 
 if TYPE_CHECKING:
@@ -81,10 +81,15 @@ def build_plan(
     """
     chosen = options or BuildOptions()
     site = tensorrt_library.site(device)
+    if chosen.hardware_compatible and site.integrated:
+        raise UsageError(
+            f"TensorRT makes no hardware-compatible plans on {site.device_name}, which is part of a Jetson."
+            " Leave hardware_compatible out."
+        )
     if site.lean:
         raise BackendUnavailableError(
-            f"the lean runtime of TensorRT builds no plans. {cuda.INSTALL}, or build the plan on another machine with"
-            " TensorRT: declip build ENGINE --version-compatible"
+            f"the lean runtime of TensorRT builds no plans. {tensorrt_library.INSTALL}, or build the plan on another"
+            " machine with TensorRT: declip build ENGINE --version-compatible"
         )
     graph = graph_for(engine, precision, GRAPHS)
     head = engine.graph(graph, engine.path.name)
@@ -102,11 +107,14 @@ def build_plan(
         tensorrt=site.tensorrt,
         compute_capability=site.compute_capability,
         precision=precision,
-        graph_sha256=engine.manifest.entries[engine.manifest.graphs[graph]].sha256,
+        graph_sha256=source_hash(engine, graph),
         profile=chosen.profile,
         device_name=site.device_name,
         version_compatible=chosen.version_compatible,
         hardware_compatible=chosen.hardware_compatible,
+        without_lean=chosen.without_lean,
+        platform=site.platform,
+        multiprocessors=site.multiprocessors,
     )
     return plan, content
 
@@ -123,7 +131,7 @@ def _build(
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         config = builder.create_builder_config()
         if network is None or config is None:
-            raise BackendExecutionError(f"TensorRT {trt.__version__} cannot begin to build; its log: {log}.")
+            raise log.error(f"TensorRT {trt.__version__} cannot begin to build.")
         parser = trt.OnnxParser(network, log.listener)
         if not parser.parse(head, str(engine.path)):  # the path is where the weights are looked for
             raise BackendExecutionError(f"TensorRT {trt.__version__} cannot read the graph: {_said_by(parser, log)}")
@@ -136,7 +144,7 @@ def _build(
         if content is None:
             if monitor.cancelled.is_set():
                 raise KeyboardInterrupt
-            raise BackendExecutionError(f"TensorRT {trt.__version__} cannot build the plan; its log: {log}.")
+            raise log.error(f"TensorRT {trt.__version__} cannot build the plan.")
         learned = config.get_timing_cache()
         written = None if learned is None else learned.serialize()
     if written is not None:
@@ -277,8 +285,8 @@ class _Timings:
 def _interruptible(work: Callable[[], bytes], stop: Callable[[], None]) -> bytes:
     """Run ``work`` in a thread of its own, so that Ctrl-C is noticed while a vendor's library works.
 
-    On KeyboardInterrupt ``stop`` is called, and it is raised when ``work`` has ended: a thread inside a library cannot
-    be left behind.
+    On KeyboardInterrupt, or whatever else interrupts, ``stop`` is called, and it is raised when ``work`` has ended: a
+    thread inside a library cannot be left behind.
     """
     result: Future[bytes] = Future()
 
@@ -290,11 +298,11 @@ def _interruptible(work: Callable[[], bytes], stop: Callable[[], None]) -> bytes
 
     thread = threading.Thread(target=run, name="declip-plan-builder", daemon=True)
     thread.start()
-    interrupt: KeyboardInterrupt | None = None
+    interrupt: BaseException | None = None
     while thread.is_alive():
         try:
             thread.join(_POLL)
-        except KeyboardInterrupt as error:
+        except BaseException as error:  # noqa: BLE001 - raised again below; a signal may have become SystemExit
             interrupt = error
             stop()
     if interrupt is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,9 +35,18 @@ class Tensor:
         return math.prod(self.shape) * self.itemsize
 
 
-class PlanLane:
-    """One execution context of ``engine`` on GPU ``device``, for up to ``capacity`` images (see ``lanes.Lane``).
+@dataclass
+class _Rung:
+    """One batch size: a context of its own, because a captured graph holds only while its context keeps its shapes."""
 
+    context: trt.IExecutionContext
+    graph: cuda.Graph | None = None
+
+
+class PlanLane:
+    """Execution contexts of ``engine`` on GPU ``device``, one a batch size up to ``capacity`` (see ``lanes.Lane``).
+
+    They take turns on one stream, so they share buffers and the memory for what lies between layers.
     ``tensors`` are the plan's input ``images`` (uint8) and its outputs (float32). ``captured`` becomes False where some
     part of the plan cannot be captured into a CUDA graph: it then runs call by call.
 
@@ -47,9 +56,10 @@ class PlanLane:
     def __init__(
         self, engine: trt.ICudaEngine, tensors: Mapping[str, Tensor], capacity: int, device: int, log: Log
     ) -> None:
-        self._device, self._log, self._tensors = device, log, tensors
+        self._engine, self._device, self._log, self._tensors = engine, device, log, tensors
         self.captured = True
-        self._graphs: dict[int, cuda.Graph] = {}
+        self._rungs: dict[int, _Rung] = {}
+        self._scratch: list[cuda.DeviceMemory] = []
         self._running = 0
         with ExitStack() as stack:
             cuda.use(device)
@@ -62,26 +72,27 @@ class PlanLane:
                 stack.callback(self._host[name].close)
                 self._memory[name] = cuda.DeviceMemory(tensor.size * capacity)
                 stack.callback(self._memory[name].close)
-            self._context = self._make_context(engine)
             self._opened = stack.pop_all()
 
     def prepare(self, batch: int) -> None:
         """Run once, for what TensorRT does at the first time only, then capture the same into a CUDA graph."""
         cuda.use(self._device)
-        self._enqueue(batch)
+        with self._log.quoted("preparing the plan"):
+            rung = self._rungs[batch] = _Rung(self._make_context(batch))
+        self._enqueue(rung, batch)
         self._stream.wait()
         if not self.captured:
             return
         self._stream.begin_capture()
         try:
-            self._enqueue(batch)
+            self._enqueue(rung, batch)
         except BackendExecutionError:
             self.captured = False  # it runs, as was seen just before, but not while it is captured
         graph = self._stream.end_capture()
         if graph is None:
             self.captured = False
         elif self.captured:
-            self._graphs[batch] = graph
+            rung.graph = graph
         else:
             graph.close()
 
@@ -92,10 +103,11 @@ class PlanLane:
         pixels = self._host[IMAGES].view[: self._tensors[IMAGES].size * batch].reshape(batch, *images.shape[1:])
         pixels[: len(images)] = images
         pixels[len(images) :] = 0
-        if batch in self._graphs:
-            self._stream.launch(self._graphs[batch])
+        rung = self._rungs[batch]
+        if rung.graph is not None:
+            self._stream.launch(rung.graph)
         else:
-            self._enqueue(batch)
+            self._enqueue(rung, batch)
 
     def finish(self) -> Outputs:
         """Wait, and copy the results of the images that were given."""
@@ -104,32 +116,51 @@ class PlanLane:
         return {name: self._result(name, tensor) for name, tensor in self._tensors.items() if name != IMAGES}
 
     def close(self) -> None:
-        """Free graphs, context, memory and stream."""
+        """Free graphs, contexts, memory and stream, when what they may still do is done."""
         cuda.use(self._device)
-        for graph in self._graphs.values():
-            graph.close()
-        self._graphs.clear()
-        del self._context
-        self._opened.close()
+        with suppress(BackendExecutionError):  # of work that failed; that was told when it did
+            self._stream.wait()
+        with self._opened as stack:
+            for memory in self._scratch:
+                stack.callback(memory.close)
+            stack.callback(self._rungs.clear)
+            for rung in self._rungs.values():
+                if rung.graph is not None:
+                    stack.callback(rung.graph.close)
 
-    def _make_context(self, engine: trt.ICudaEngine) -> trt.IExecutionContext:
-        context = engine.create_execution_context()
+    def _make_context(self, batch: int) -> trt.IExecutionContext:
+        try:
+            import tensorrt as trt
+        except ModuleNotFoundError:
+            import tensorrt_lean as trt
+
+        context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise DeviceMemoryError(f"TensorRT cannot make an execution context; its log: {self._log}.")
         for name, memory in self._memory.items():
             if not context.set_tensor_address(name, memory.address):
-                raise BackendExecutionError(f"TensorRT does not take an address for {name!r}; its log: {self._log}.")
+                raise self._log.error(f"TensorRT does not take an address for {name!r}.")
+        if not context.set_input_shape(IMAGES, (batch, *self._tensors[IMAGES].shape)) or context.infer_shapes():
+            raise self._log.error(f"the plan takes no batch of {batch}.")
+        scratch = self._scratch_of(context.update_device_memory_size_for_shapes())
+        context.set_device_memory(scratch.address, scratch.size)
         return context
 
-    def _enqueue(self, batch: int) -> None:
+    def _scratch_of(self, size: int) -> cuda.DeviceMemory:
+        """Memory for what lies between layers; the largest batch comes first, and mostly its block serves all."""
+        for memory in self._scratch:
+            if memory.size >= size:
+                return memory
+        self._scratch.append(cuda.DeviceMemory(max(size, 1)))
+        return self._scratch[-1]
+
+    def _enqueue(self, rung: _Rung, batch: int) -> None:
         """Queue the copy to the GPU, the plan, and the copies back."""
-        context, images = self._context, self._tensors[IMAGES]
+        images = self._tensors[IMAGES]
+        self._stream.upload(self._host[IMAGES], self._memory[IMAGES], images.size * batch)
         with self._log.quoted("running the plan"):
-            if not context.set_input_shape(IMAGES, (batch, *images.shape)):
-                raise BackendExecutionError(f"the plan takes no batch of {batch}; TensorRT's log: {self._log}.")
-            self._stream.upload(self._host[IMAGES], self._memory[IMAGES], images.size * batch)
-            if not context.execute_async_v3(self._stream.handle):
-                raise BackendExecutionError(f"TensorRT failed while running; its log: {self._log}.")
+            if not rung.context.execute_async_v3(self._stream.handle):
+                raise self._log.error("TensorRT failed while running.")
         for name, tensor in self._tensors.items():
             if name != IMAGES:
                 self._stream.download(self._memory[name], self._host[name], tensor.size * batch)

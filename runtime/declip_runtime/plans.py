@@ -6,12 +6,15 @@ tuned for another GPU. So everything that decides stands in the manifest and is 
 
 from __future__ import annotations
 
+import hashlib
+import platform
 import re
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .backends.base import Precision
-from .engine_file import EngineFile
+from .engine_file import WEIGHTS, EngineFile
 from .errors import UsageError
 from .manifest import BatchProfile, Plan
 
@@ -26,7 +29,8 @@ class Site:
     """Where a plan is built or run.
 
     ``tensorrt`` is the library's version, as 10.3.0; ``lean`` that it is the lean runtime, which builds nothing and
-    runs version-compatible plans only; ``compute_capability`` as 8.7.
+    runs version-compatible plans only; ``compute_capability`` as 8.7; ``platform`` as linux-x86_64. Boards of one name
+    differ in their number of ``multiprocessors``; ``integrated`` is the GPU of a Jetson.
     """
 
     device: int
@@ -34,6 +38,9 @@ class Site:
     compute_capability: str
     tensorrt: str
     lean: bool = False
+    multiprocessors: int = 0
+    integrated: bool = False
+    platform: str = field(default_factory=lambda: f"{sys.platform}-{platform.machine().lower()}")
 
     def __str__(self) -> str:
         library = "the lean runtime of TensorRT" if self.lean else "TensorRT"
@@ -50,10 +57,12 @@ def mismatch(engine: EngineFile, plan: Plan, site: Site) -> str | None:
     """Why ``plan`` cannot run at ``site``, or is not of ``engine``; None where it can."""
     graph = next((name for precision, name in GRAPHS.items() if precision == plan.precision), "")
     entry = engine.manifest.graphs.get(graph)
-    if entry is None or plan.graph_sha256 != engine.manifest.entries[entry].sha256:
-        return "it was built from another graph than the engine's"
+    if entry is None or plan.graph_sha256 != source_hash(engine, graph):
+        return "it was built from another graph or other weights than the engine's"
+    if plan.platform != site.platform:
+        return f"it was built on {plan.platform or 'an unknown platform'}, here is {site.platform}"
     if plan.tensorrt != site.tensorrt:
-        if not plan.version_compatible:
+        if not plan.version_compatible or plan.without_lean:
             return f"it was built by TensorRT {plan.tensorrt}, here is {site.tensorrt}"
         built, here = version(plan.tensorrt), version(site.tensorrt)
         if built[0] != here[0] or built > here:
@@ -67,9 +76,19 @@ def mismatch(engine: EngineFile, plan: Plan, site: Site) -> str | None:
             return f"it runs on Ampere and newer, {site.device_name} is older"
     elif plan.compute_capability != site.compute_capability:
         return f"it was built for compute capability {plan.compute_capability}, here is {site.compute_capability}"
-    elif plan.device_name != site.device_name:
-        return f"it was tuned for {plan.device_name}, here is {site.device_name}"
+    elif (plan.device_name, plan.multiprocessors) != (site.device_name, site.multiprocessors):
+        return (
+            f"it was tuned for {plan.device_name} with {plan.multiprocessors} multiprocessors,"
+            f" here is {site.device_name} with {site.multiprocessors}"
+        )
     return None
+
+
+def source_hash(engine: EngineFile, graph: str) -> str:
+    """Hex SHA-256 over the graph of that name and the weights, which is all that a plan is built from."""
+    entries = engine.manifest.entries
+    both = entries[engine.manifest.graphs[graph]].sha256 + entries[WEIGHTS].sha256
+    return hashlib.sha256(both.encode()).hexdigest()
 
 
 def refusals(engine: EngineFile, precision: str, site: Site) -> str:
@@ -83,15 +102,16 @@ def refusals(engine: EngineFile, precision: str, site: Site) -> str:
 
 
 def slug(site: Site) -> str:
-    """GPU and TensorRT as a part of a file name: orin-sm87-tensorrt-10.3.0."""
+    """GPU and TensorRT as a part of a file name: orin-sm87x8-tensorrt-10.3.0."""
     gpu = re.sub(r"[^a-z0-9]+", "-", site.device_name.lower()).strip("-") or "gpu"
-    return f"{gpu}-sm{site.compute_capability.replace('.', '')}-tensorrt-{site.tensorrt}"
+    units = f"sm{site.compute_capability.replace('.', '')}x{site.multiprocessors}"
+    return f"{gpu}-{units}-tensorrt-{site.tensorrt}"
 
 
 def entry_name(site: Site, precision: str, *, version_compatible: bool, hardware_compatible: bool) -> str:
     """Where in the engine a plan lies: one entry for each kind of machine, so that building again replaces it."""
     reach = "-any-version" * version_compatible + "-any-gpu" * hardware_compatible
-    return f"plans/{slug(site)}-{precision}{reach}.plan"
+    return f"plans/{site.platform}/{slug(site)}-{precision}{reach}.plan"
 
 
 def version(text: str) -> tuple[int, ...]:

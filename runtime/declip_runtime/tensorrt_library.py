@@ -5,18 +5,24 @@ What the lean runtime can do as well, reading a plan, is here; building one is `
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from . import cuda
-from .errors import BackendExecutionError, BackendUnavailableError
+from .errors import BackendExecutionError, BackendUnavailableError, DeviceMemoryError
 from .plans import Site
+from .plans import version as parse_version
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
+INSTALL = "Run: pip install 'declip-sdk[tensorrt]'"
+_OLDEST = (7, 5)  # compute capability that both generations know: Turing
+_OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "cuda failure 2")
 _KEPT = 6  # lines of TensorRT's log that an error quotes
 
 
@@ -25,9 +31,9 @@ def unavailable() -> str | None:
     try:
         version()
     except ModuleNotFoundError:
-        return f"TensorRT is not installed. {cuda.INSTALL}; a Jetson has it in JetPack's system Python."
+        return f"TensorRT is not installed. {INSTALL}; a Jetson has it in JetPack's system Python."
     except (ImportError, OSError) as error:
-        return f"TensorRT cannot be loaded ({error}). {cuda.INSTALL}"
+        return f"TensorRT cannot be loaded ({error}). {INSTALL}"
     return cuda.unavailable()
 
 
@@ -57,53 +63,90 @@ def site(device: int) -> Site:
     if reason is not None:
         raise BackendUnavailableError(reason)
     gpu = cuda.gpu(device)
-    return Site(device, gpu.name, gpu.compute_capability, version(), is_lean())
+    if parse_version(gpu.compute_capability) < _OLDEST:
+        raise BackendUnavailableError(f"{gpu.name} is older than what TensorRT supports. Choose another backend.")
+    return Site(device, gpu.name, gpu.compute_capability, version(), is_lean(), gpu.multiprocessors, gpu.integrated)
 
 
 class Log:
-    """Takes what TensorRT says of itself and keeps the last warnings and errors, so that ours can quote them."""
+    """The last warnings and errors that TensorRT said while this existed, so that ours can quote them.
+
+    TensorRT keeps the first logger that it is given for as long as the process lives, so there is one, and it tells all
+    of these.
+    """
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=_KEPT)
-        self.listener = self._listen()
+        with _logs_changing:
+            _logs.add(self)
 
     def __str__(self) -> str:
         return " | ".join(self._lines) or "it says nothing more"
 
+    @property
+    def listener(self) -> trt.ILogger:
+        """What to hand to TensorRT."""
+        return _listener()
+
+    @property
+    def tells_of_memory(self) -> bool:
+        """Whether the device's memory did not suffice, which TensorRT says in words only."""
+        return any(sign in line.lower() for line in self._lines for sign in _OUT_OF_MEMORY)
+
+    def note(self, line: str) -> None:
+        """Keep a line."""
+        self._lines.append(line)
+
     @contextmanager
     def quoted(self, doing: str) -> Iterator[None]:
         """Turn what the bindings raise while ``doing`` something into a BackendExecutionError that quotes the log."""
+        self._lines.clear()
         try:
             yield
         except (RuntimeError, TypeError, ValueError) as error:
-            raise BackendExecutionError(f"TensorRT failed while {doing}: {error} (its log: {self})") from error
+            raise self.error(f"TensorRT failed while {doing}: {error}") from error
 
-    def _listen(self) -> trt.ILogger:
-        try:
-            import tensorrt as trt
-        except ModuleNotFoundError:
-            import tensorrt_lean as trt
-
-        told = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR, trt.ILogger.Severity.WARNING)
-        lines = self._lines
-
-        class Listener(trt.ILogger):
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-                if severity in told:
-                    lines.append(" ".join(msg.split()))
-
-        return Listener()
+    def error(self, message: str) -> BackendExecutionError:
+        """The error to raise for ``message``, with the log: a DeviceMemoryError where that tells of memory."""
+        kind = DeviceMemoryError if self.tells_of_memory else BackendExecutionError
+        return kind(f"{message} Its log: {self}.")
 
 
-def read_plan(content: bytes | memoryview, log: Log, *, host_code: bool) -> trt.ICudaEngine:
-    """Deserialise a plan.
+_logs: weakref.WeakSet[Log] = weakref.WeakSet()
+_logs_changing = threading.Lock()
+_made: list[trt.ILogger] = []
+
+
+def _listener() -> trt.ILogger:
+    try:
+        import tensorrt as trt
+    except ModuleNotFoundError:
+        import tensorrt_lean as trt
+
+    told = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR, trt.ILogger.Severity.WARNING)
+
+    class Listener(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+            if severity in told:
+                with _logs_changing:
+                    listening = list(_logs)
+                for log in listening:
+                    log.note(" ".join(msg.split()))
+
+    if not _made:
+        _made.append(Listener())
+    return _made[0]
+
+
+def read_plan(content: bytes | memoryview, log: Log, *, device: int, host_code: bool) -> trt.ICudaEngine:
+    """Deserialise a plan on GPU ``device``, which becomes the thread's.
 
     ``host_code`` lets a version-compatible plan run the code that it brings, so its origin must be trusted. Raises
     BackendUnavailableError without a driver, where TensorRT itself would end the process, and BackendExecutionError
-    with TensorRT's own log lines.
+    with TensorRT's own log lines, DeviceMemoryError where they tell of memory.
     """
     reason = cuda.unavailable()
     if reason is not None:
@@ -113,12 +156,11 @@ def read_plan(content: bytes | memoryview, log: Log, *, host_code: bool) -> trt.
     except ModuleNotFoundError:
         import tensorrt_lean as trt
 
+    cuda.use(device)
     with log.quoted("reading the plan"):
         runtime = trt.Runtime(log.listener)
         runtime.engine_host_code_allowed = host_code
         engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
-        raise BackendExecutionError(
-            f"TensorRT {version()} refuses the plan; its log: {log}. Build it again on this machine: declip build"
-        )
+        raise log.error(f"TensorRT {version()} refuses the plan. Build it again on this machine: declip build.")
     return engine

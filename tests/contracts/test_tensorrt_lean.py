@@ -81,7 +81,7 @@ print(tensorrt_library.version(), tensorrt_library.is_lean())
 print(tensorrt_library.unavailable())
 log = tensorrt_library.Log()
 try:
-    tensorrt_library.read_plan(b"ftrt" + bytes(1000), log, host_code=False)
+    tensorrt_library.read_plan(b"ftrt" + bytes(1000), log, device=0, host_code=False)
 except BackendUnavailableError as error:
     print(error)
 print("alive")

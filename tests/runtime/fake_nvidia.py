@@ -38,11 +38,16 @@ class Nvidia:
     """What the pretended machine has, and what was done with it."""
 
     gpus: list[tuple[str, int, int]] = field(default_factory=lambda: [("Orin", 8, 7)])
+    multiprocessors: int = 8
+    integrated: bool = False
+    activations: int = 1000  # bytes an image that a context needs beside its inputs and outputs
+    current: int = 0  # the thread's GPU; one thread at a time is enough for what is tested with it
     memory: int = 1 << 30
     version: str = "10.3.0"
     lean: bool = False
     capturable: bool = True
     refuses: bytes | None = None  # plans that begin so
+    words: str = "the engine plan file is not compatible"
     fails_to_build: bool = False
     fails_to_run: bool = False
     open_contexts_limit: int = 100
@@ -64,18 +69,18 @@ class Nvidia:
             return Code.cudaErrorMemoryAllocation, None
         block = (ctypes.c_uint8 * size)(*([0xAB] * min(size, 64)))
         address = ctypes.addressof(block)
-        self.blocks[address] = (block, size if device else 0)
+        self.blocks[address] = (block, size if device else 0, self.current)
         self.used += size if device else 0
         return Code.cudaSuccess, address
 
     def free(self, address: int) -> tuple[Code]:
-        _, size = self.blocks.pop(address)
+        _, size, _ = self.blocks.pop(address)
         self.used -= size
         return (Code.cudaSuccess,)
 
     def array(self, address: int, dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """The content of a block that must not have been freed."""
-        block, _ = self.blocks[address]
+        block = self.blocks[address][0]
         return np.frombuffer(block, dtype, int(np.prod(shape))).reshape(shape)
 
 
@@ -116,8 +121,20 @@ def _cudart(machine: Nvidia) -> dict[str, Any]:
 
     def properties(index: int) -> tuple[Code, Any]:
         name, major, minor = machine.gpus[index]
-        found = SimpleNamespace(name=name.encode(), major=major, minor=minor, totalGlobalMem=machine.memory)
+        found = SimpleNamespace(
+            name=name.encode(),
+            major=major,
+            minor=minor,
+            totalGlobalMem=machine.memory,
+            multiProcessorCount=machine.multiprocessors,
+            integrated=int(machine.integrated),
+        )
         return Code.cudaSuccess, found
+
+    def use(index: int) -> tuple[Code]:
+        machine.events.append(f"use {index}")
+        machine.current = index
+        return done
 
     def copy(target: int, source: int, size: int, _kind: object, stream: Stream) -> tuple[Code]:
         for address in (target, source):
@@ -167,9 +184,11 @@ def _cudart(machine: Nvidia) -> dict[str, Any]:
         "cudaHostAllocDefault": 0,
         "cudaGetDeviceCount": lambda: (Code.cudaSuccess if machine.gpus else Code.cudaErrorNoDevice, len(machine.gpus)),
         "cudaGetDeviceProperties": properties,
-        "cudaSetDevice": lambda index: machine.events.append(f"use {index}") or done,
+        "cudaSetDevice": use,
         "cudaGetErrorString": lambda code: (Code.cudaSuccess, code.name.encode()),
         "cudaGetLastError": lambda: done,
+        "cudaDriverGetVersion": lambda: (Code.cudaSuccess, 12060),
+        "cudaRuntimeGetVersion": lambda: (Code.cudaSuccess, 12090),
         "cudaMalloc": lambda size: machine.allocate(size, device=True),
         "cudaFree": machine.free,
         "cudaHostAlloc": lambda size, _flags: machine.allocate(size, device=False),
@@ -210,6 +229,7 @@ def _tensorrt(machine: Nvidia) -> dict[str, Any]:
         "__version__": machine.version,
         "ILogger": ILogger,
         "Runtime": lambda logger: _Runtime(machine, logger),
+        "ExecutionContextAllocationStrategy": SimpleNamespace(USER_MANAGED="user managed"),
     }
     if not machine.lean:
         names |= {
@@ -343,14 +363,14 @@ class _Runtime:
     def deserialize_cuda_engine(self, content: Any) -> Any:
         self.machine.events.append(f"deserialise, host code {self.engine_host_code_allowed}")
         if self.machine.refuses is not None and bytes(content).startswith(self.machine.refuses):
-            self.logger.log(Severity.ERROR, "the engine plan file is not compatible")
+            self.logger.log(Severity.ERROR, self.machine.words)
             return None
         return _Engine(self.machine, json.loads(bytes(content)))
 
 
 class _Engine:
     def __init__(self, machine: Nvidia, plan: dict[str, Any]) -> None:
-        self.machine, self.plan = machine, plan
+        self.machine, self.plan, self.device = machine, plan, machine.current
         side = plan["size"]
         self.shapes = {"images": (-1, side, side, 3), "scores": (-1, plan["scores"]), "perceptual": (-1, plan["width"])}
         if plan["semantic"]:
@@ -373,15 +393,20 @@ class _Engine:
         assert profile_index == 0
         return [(batch, *self.shapes[name][1:]) for batch in self.plan["profile"]]
 
-    def create_execution_context(self) -> Any:
+    def create_execution_context(self, strategy: str) -> Any:
+        assert strategy == "user managed", "its memory would be that of the largest batch"
         if self.machine.contexts >= self.machine.open_contexts_limit:
             return None
         return _Context(self)
 
 
 class _Context:
+    """Keeps to the rules: shapes are set before memory, and a captured graph is void once they change."""
+
     def __init__(self, engine: _Engine) -> None:
         self.engine, self.addresses, self.batch = engine, {}, 0  # type: ignore[var-annotated]
+        self.scratch: tuple[int, int] | None = None
+        self.version = 0
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self.addresses[name] = memory
@@ -389,16 +414,35 @@ class _Context:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         low, _, high = self.engine.plan["profile"]
-        self.batch = shape[0]
+        self.batch, self.scratch = shape[0], None
+        self.version += 1
         return low <= shape[0] <= high and shape[1:] == self.engine.shapes[name][1:]
 
+    def infer_shapes(self) -> list[str]:
+        return []
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        return self.batch * self.engine.machine.activations
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self.scratch = (memory, size)
+
     def execute_async_v3(self, stream_handle: int) -> bool:
-        machine, batch = self.engine.machine, self.batch
+        machine, batch, version = self.engine.machine, self.batch, self.version
+        assert self.scratch is not None, "no memory between layers"
+        assert self.scratch[1] >= self.update_device_memory_size_for_shapes()
+        blocks = [self.scratch[0], *self.addresses.values()]
+        assert {machine.blocks[block][2] for block in blocks} == {self.engine.device}, "memory of another GPU"
         if machine.fails_to_run:
             return False
         stream = machine.streams[stream_handle]
         machine.events.append(f"execute {batch}")
-        stream.add(lambda: self._compute(batch))
+
+        def work() -> None:
+            assert self.version == version, "replayed although the shapes have changed"
+            self._compute(batch)
+
+        stream.add(work)
         return True
 
     def _compute(self, batch: int) -> None:

@@ -137,10 +137,17 @@ def test_memory_that_runs_out_while_a_lane_is_prepared_counts_too() -> None:
 
 
 def test_where_not_even_one_image_fits_the_error_says_why_and_nothing_stays_open() -> None:
-    opener = Opener(memory=1)
+    opener = Opener(memory=0)
     with pytest.raises(DeviceMemoryError, match="no memory"):
         Lanes(opener, 64)
     assert all(lane.closed for lane in opener.lanes)
+
+
+def test_in_the_end_one_lane_must_do() -> None:
+    opener = Opener(memory=1)
+    with pytest.warns(BackendWarning, match="batches of 1 instead of 64"):
+        lanes = Lanes(opener, 64)
+    assert np.array_equal(lanes.run(images(5))["scores"], doubled(5))
 
 
 def test_many_threads_share_two_lanes() -> None:
@@ -183,6 +190,19 @@ def test_a_lane_that_fails_leaves_the_others_usable() -> None:
     failing.clear()
     assert all(lane.started is None for lane in opener.lanes), "somebody still works"
     assert np.array_equal(lanes.run(images(14))["scores"], doubled(14))
+
+
+def test_a_lane_that_cannot_be_closed_does_not_keep_the_others_open() -> None:
+    opener = Opener()
+    lanes = Lanes(opener, 4)
+
+    def fail() -> None:
+        raise BackendExecutionError("CUDA failed.")
+
+    opener.lanes[0].close = fail
+    with pytest.raises(BackendExecutionError):
+        lanes.close()
+    assert opener.lanes[1].closed
 
 
 def test_closing_closes_every_lane_once() -> None:

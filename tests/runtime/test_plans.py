@@ -15,7 +15,7 @@ from declip_runtime.plans import Site, best_plan, mismatch
 
 from . import tiny_engine
 
-ORIN = Site(0, "Orin", "8.7", "10.3.0")
+ORIN = Site(0, "Orin", "8.7", "10.3.0", multiprocessors=8, platform="linux-aarch64")
 
 
 @pytest.fixture
@@ -24,9 +24,16 @@ def engine(tmp_path: Path) -> EngineFile:
 
 
 def plan_for(engine: EngineFile, site: Site = ORIN, **changes: object) -> Plan:
-    digest = engine.manifest.entries["graphs/fp16.onnx"].sha256
     plan = Plan(
-        "plans/x.plan", site.tensorrt, site.compute_capability, "fp16", digest, BatchProfile(1, 8, 8), site.device_name
+        "plans/x.plan",
+        site.tensorrt,
+        site.compute_capability,
+        "fp16",
+        plans.source_hash(engine, "fp16"),
+        BatchProfile(1, 8, 8),
+        site.device_name,
+        platform=site.platform,
+        multiprocessors=site.multiprocessors,
     )
     return replace(plan, **changes)  # type: ignore[arg-type]
 
@@ -42,7 +49,14 @@ def test_a_plan_built_here_fits(engine: EngineFile) -> None:
         ({"graph_sha256": "0" * 64}, ORIN, "another graph"),
         ({}, replace(ORIN, tensorrt="10.16.1.11"), "built by TensorRT 10.3.0, here is 10.16.1.11"),
         ({}, replace(ORIN, compute_capability="8.6"), "compute capability 8.7, here is 8.6"),
-        ({}, replace(ORIN, device_name="Orin Nano"), "tuned for Orin, here is Orin Nano"),
+        ({}, replace(ORIN, device_name="Orin Nano"), "here is Orin Nano with 8"),
+        ({}, replace(ORIN, multiprocessors=16), "Orin with 8 multiprocessors, here is Orin with 16"),
+        (
+            {"hardware_compatible": True},
+            replace(ORIN, platform="linux-x86_64"),
+            "built on linux-aarch64, here is linux-x",
+        ),
+        ({"version_compatible": True, "without_lean": True}, replace(ORIN, tensorrt="10.4.0"), "here is 10.4.0"),
         ({}, replace(ORIN, lean=True), "version-compatible plans only"),
         (
             {"version_compatible": True},
@@ -72,6 +86,13 @@ def test_what_does_not_fit_says_why(engine: EngineFile, changes: dict[str, objec
 )
 def test_compatible_plans_reach_further(engine: EngineFile, changes: dict[str, object], site: Site) -> None:
     assert mismatch(engine, plan_for(engine, **changes), site) is None
+
+
+def test_other_weights_make_another_plan(tmp_path: Path, engine: EngineFile) -> None:
+    """The graph refers to the weights by their place: its own bytes stay the same when they change."""
+    other = tiny_engine.write(tmp_path / "other.engine", fp16=True, seed=1)
+    assert other.manifest.entries["graphs/fp16.onnx"] == engine.manifest.entries["graphs/fp16.onnx"]
+    assert "other weights" in (mismatch(other, plan_for(engine), ORIN) or "")
 
 
 def test_ten_is_newer_than_nine(engine: EngineFile) -> None:

@@ -29,7 +29,7 @@ from declip_runtime.errors import (
     UsageError,
 )
 from declip_runtime.plan_builder import BuildOptions, build_plan
-from declip_runtime.plans import BatchProfile, default_profile
+from declip_runtime.plans import BatchProfile, default_profile, source_hash
 from declip_runtime.scorer import Scorer
 
 from . import fake_nvidia, tiny_engine
@@ -124,7 +124,7 @@ def test_every_call_names_its_gpu(install: Install, engine: EngineFile) -> None:
 
 
 def test_too_little_memory_means_smaller_batches_and_a_warning(install: Install, engine: EngineFile) -> None:
-    one = 16 * 16 * 3 + 4 * (len(NAMES) + 2 * WIDTH)
+    one = 16 * 16 * 3 + 4 * (len(NAMES) + 2 * WIDTH) + Nvidia.activations
     machine = install(memory=2 * 20 * one)
     with pytest.warns(BackendWarning, match="batches of 16 instead of 64"):
         backend = choose(engine)
@@ -185,6 +185,24 @@ def test_only_a_plan_of_the_engine_that_needs_it_may_run_its_own_code(machine: N
     assert machine.events.count("deserialise, host code True") == 1
 
 
+def test_a_plan_is_read_on_the_gpu_that_it_runs_on(install: Install, engine: EngineFile, tmp_path: Path) -> None:
+    """TensorRT puts weights on the thread's current GPU."""
+    install(gpus=[("A100", 8, 0), ("H100", 9, 0)])
+    cache = Cache(tmp_path / "cache")
+    choose(engine, device="cuda:1", cache=cache)
+    machine = install(gpus=[("A100", 8, 0), ("H100", 9, 0)])
+    check(choose(engine, device="cuda:1", cache=cache), 5)
+    assert not machine.built
+    reading = machine.events.index("deserialise, host code False")
+    assert [event for event in machine.events[:reading] if event.startswith("use")][-1] == "use 1"
+
+
+def test_a_dropped_backend_frees_everything(machine: Nvidia, engine: EngineFile) -> None:
+    check(choose(engine), 3)
+    gc.collect()
+    assert machine.leaks() == {"memory": 0, "streams": 0, "graphs": 0}
+
+
 def test_a_plan_is_built_once_and_then_found_in_the_cache(
     machine: Nvidia, engine: EngineFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,10 +241,42 @@ def test_a_plan_for_another_engine_is_refused_before_it_runs(
 
 
 def test_what_tensorrt_refuses_comes_with_its_own_words(machine: Nvidia, engine: EngineFile) -> None:
-    engine = add_plan(engine.path, *build_plan(engine))
+    engine = add_plan(engine.path, *build_plan(engine, BuildOptions(version_compatible=True)))
     machine.refuses = b""
-    with pytest.raises(BackendExecutionError, match=r"not compatible.*declip build"):
+    with (
+        pytest.warns(BackendWarning, match=r"not compatible.*Another is built"),
+        pytest.raises(BackendExecutionError, match=r"declip build.*not compatible"),
+    ):
         choose(engine)
+
+
+def test_no_memory_for_a_plan_is_no_reason_to_build_another(machine: Nvidia, engine: EngineFile) -> None:
+    engine = add_plan(engine.path, *build_plan(engine))
+    machine.built.clear()
+    machine.refuses, machine.words = b"", "Requested amount of GPU memory could not be allocated: out of memory"
+    with pytest.raises(DeviceMemoryError, match="out of memory"):
+        choose(engine)
+    assert not machine.built
+
+
+def test_auto_goes_on_where_tensorrt_does_not_know_the_precision_or_the_gpu(
+    install: Install, engine: EngineFile
+) -> None:
+    install(gpus=[("GTX 1080", 6, 1)])
+    assert backends.resolve(engine).backend != "tensorrt"
+    with pytest.raises(BackendUnavailableError, match="GTX 1080 is older"):
+        backends.resolve(engine, "tensorrt")
+    install()
+    try:
+        assert backends.resolve(engine, precision="bf16").backend != "tensorrt"
+    except PrecisionError as error:  # of a CPU without it
+        assert "bf16" in str(error)  # noqa: PT017
+
+
+def test_jetsons_make_no_plans_for_every_gpu(install: Install, engine: EngineFile) -> None:
+    install(integrated=True)
+    with pytest.raises(UsageError, match="part of a Jetson"):
+        build_plan(engine, BuildOptions(hardware_compatible=True))
 
 
 def test_a_plan_in_the_cache_that_tensorrt_refuses_is_built_anew(
@@ -316,9 +366,10 @@ def test_fp8_needs_a_gpu_that_multiplies_it(install: Install, engine: EngineFile
 
 def test_the_manifest_says_what_a_plan_was_built_for(machine: Nvidia, engine: EngineFile) -> None:
     plan, _ = build_plan(engine, BuildOptions(BatchProfile(1, 4, 8)), device=0)
-    assert plan.entry == "plans/orin-sm87-tensorrt-10.3.0-fp16.plan"
+    assert plan.entry == f"plans/{plan.platform}/orin-sm87x8-tensorrt-10.3.0-fp16.plan"
     assert (plan.tensorrt, plan.compute_capability, plan.device_name) == ("10.3.0", "8.7", "Orin")
-    assert plan.graph_sha256 == engine.manifest.entries["graphs/fp16.onnx"].sha256
+    assert plan.graph_sha256 == source_hash(engine, "fp16")
+    assert (plan.multiprocessors, plan.without_lean) == (8, False)
     assert plan.profile == (1, 4, 8)
     before = engine.id
     assert add_plan(engine.path, plan, b"ftrt").id == before

@@ -32,7 +32,7 @@ def test_a_plan_is_built_into_the_engine_and_used(machine: Nvidia, engine: Path,
     before = EngineFile.open(engine).id
     assert run(["build", str(engine), "--batch", "1,4,8"]) == 0
     captured = capfd.readouterr()
-    assert "plans/orin-sm87-tensorrt-10.3.0-fp16.plan" in captured.out
+    assert "/orin-sm87x8-tensorrt-10.3.0-fp16.plan" in captured.out
     assert "batches 1..8, tuned for 4" in captured.out
     assert "building a plan of tiny for Orin" in captured.err
     file = EngineFile.open(engine)
@@ -115,8 +115,8 @@ def test_info_says_which_plans_fit_here(
     capfd.readouterr()
     assert run(["info", str(engine)]) == 0
     lines = capfd.readouterr().out.splitlines()
-    (thor,) = (line for line in lines if "plans/thor" in line)
-    (orin,) = (line for line in lines if "plans/orin" in line)
+    (thor,) = (line for line in lines if "/thor" in line)
+    (orin,) = (line for line in lines if "/orin" in line)
     assert thor.endswith("ready")
     assert "used here" in thor
     assert "used here" not in orin

@@ -38,14 +38,18 @@ class Choice:
 def resolve(engine: EngineFile, backend: str = "auto", *, device: str | None = None, precision: str = "auto") -> Choice:
     """What ``choose`` would make, found without loading the model.
 
-    A name gives that backend or raises; "auto" gives the first of ``AUTO`` that is installed and has the device. An
-    engine that lacks the precision is an error and not a reason to try the next.
+    A name gives that backend or raises; "auto" gives the first of ``AUTO`` that is installed, knows the precision and
+    has the device. An engine that lacks the precision is an error and not a reason to try the next.
 
     Raises BackendUnavailableError with every reason, PrecisionError, UsageError.
     """
     if backend == "auto":
         reasons = []
+        known = {p for name in AUTO for p in _class(name).graphs}
         for name in AUTO:
+            if precision in known and precision not in _class(name).graphs:
+                reasons.append(f"The {name} backend does not compute in {precision}.")
+                continue
             try:
                 return resolve(engine, name, device=device, precision=precision)
             except BackendUnavailableError as error:

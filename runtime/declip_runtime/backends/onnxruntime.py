@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +17,14 @@ from declip_runtime.bound_lane import BoundLane
 from declip_runtime.cache import Cache
 from declip_runtime.cpu import available_cpus
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, DeviceMemoryError, PrecisionError
+from declip_runtime.errors import (
+    BackendExecutionError,
+    BackendUnavailableError,
+    CacheError,
+    CacheWarning,
+    DeviceMemoryError,
+    PrecisionError,
+)
 from declip_runtime.lanes import Lanes
 from declip_runtime.quiet import import_onnxruntime
 
@@ -32,7 +43,8 @@ class ONNXRuntimeBackend(Backend):
     """An engine run by ONNX Runtime; ``device`` is "cpu" (default), "cuda" or "tensorrt", of a GPU also "cuda:N".
 
     "cuda" is its CUDA provider, "tensorrt" its TensorRT provider, which gives CUDA what it cannot do itself. A device
-    that cannot be started is an error, never a quiet run on the CPU.
+    that cannot be started is an error, never a quiet run on the CPU. The TensorRT provider writes its plans by itself,
+    into ``onnxruntime-tensorrt`` beside our compiled models, which the cache neither counts nor removes.
 
     Precision "auto" is fp32 on the CPU, whose kernels know no bf16 and only convert for fp16, and on a GPU the engine's
     fp16 graph. "int8" is the engine's int8 graph, on the CPU only.
@@ -80,19 +92,24 @@ class ONNXRuntimeBackend(Backend):
     def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
         self._onnxruntime = import_onnxruntime()
         self._errors = _errors(self._onnxruntime)
+        self._session: Any = None
         self._lanes: Lanes | None = None
         kind, index = _parse(self.device)
         if kind != "cpu" and hasattr(self._onnxruntime, "preload_dlls"):
-            self._onnxruntime.preload_dlls()  # CUDA and cuDNN where pip has put them
+            with redirect_stdout(sys.stderr):  # it prints what is missing, and standard output is for scores
+                self._onnxruntime.preload_dlls()  # CUDA and cuDNN where pip has put them
         captured = ""
         if kind == "cuda":
             captured = ", CUDA graphs"
             try:
-                self._start(_providers(kind, index, capture=True), threads)
+                self._start(_providers(kind, index, {"enable_cuda_graph": "1"}), threads)
             except BackendExecutionError:  # some node is not on the GPU, or the driver cannot: then call by call
                 captured = ""
+                # Else the GPU would hold the weights twice while the next session is made.
+                self._session = None
         if not captured:
-            self._start(_providers(kind, index, capture=False), threads)
+            own = self._plan_options(cache) if kind == "tensorrt" else {}
+            self._start(_providers(kind, index, own), threads)
         self.engine.require_unchanged()
         self.description = f"ONNX Runtime {self._version}, {_PROVIDERS[kind]}, {self.precision}{captured}"
 
@@ -111,6 +128,35 @@ class ONNXRuntimeBackend(Backend):
             )
         if wanted != _PROVIDERS["cpu"]:
             self._lanes = Lanes(self._open_lane, _GPU_BATCH, count=1)
+
+    def _plan_options(self, cache: Cache | None) -> dict[str, str]:
+        """One plan for all batches, instead of a new one for each that is larger than those before; kept in ``cache``.
+
+        ONNX Runtime names a plan after the graph's names, not after its weights: engines must not share a folder.
+        """
+        size = self.engine.manifest.preprocess.size
+        options = {
+            f"trt_profile_{which}_shapes": f"images:{batch}x{size}x{size}x3"
+            for which, batch in (("min", 1), ("opt", _GPU_BATCH), ("max", _GPU_BATCH))
+        }
+        if cache is None or not cache.limit:
+            return options
+        try:
+            timings = cache.location / "onnxruntime-tensorrt"
+            plans = timings / f"{self.engine.id[:12]}-{self.precision}"
+            plans.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (OSError, CacheError) as error:
+            _warn_of_cache(str(error))
+            return options
+        if not all(os.access(folder, os.R_OK | os.W_OK | os.X_OK) for folder in (timings, plans)):
+            _warn_of_cache(f"{plans} cannot be written")
+            return options
+        return options | {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(plans),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(timings),
+        }
 
     def _make_session(self, providers: list[Provider], threads: int) -> Any:
         options = self._onnxruntime.SessionOptions()
@@ -157,7 +203,7 @@ class ONNXRuntimeBackend(Backend):
     def _close_impl(self) -> None:
         if self._lanes is not None:
             self._lanes.close()
-        del self._session
+        self._session = None
 
 
 def _parse(device: str) -> tuple[str, int]:
@@ -170,18 +216,25 @@ def _parse(device: str) -> tuple[str, int]:
     return match[1], int(match[2] or 0)
 
 
-def _providers(kind: str, index: int, *, capture: bool) -> list[Provider]:
+def _providers(kind: str, index: int, own: Mapping[str, str]) -> list[Provider]:
+    """What ONNX Runtime is to try, in this order; ``own`` are more options of the first, which is the ``kind``."""
     cpu: Provider = (_PROVIDERS["cpu"], {})
     if kind == "cpu":
         return [cpu]
     # TF32 would be a silent third precision: 10 bits of mantissa under the name fp32.
     facts = {"device_id": str(index), "use_tf32": "0"}
-    if capture:
-        facts["enable_cuda_graph"] = "1"
-    cuda: Provider = (_PROVIDERS["cuda"], facts)
     if kind == "cuda":
-        return [cuda, cpu]
-    return [(_PROVIDERS["tensorrt"], {"device_id": str(index)}), cuda, cpu]
+        return [(_PROVIDERS["cuda"], {**facts, **own}), cpu]
+    return [(_PROVIDERS["tensorrt"], {"device_id": str(index), **own}), (_PROVIDERS["cuda"], facts), cpu]
+
+
+def _warn_of_cache(reason: str) -> None:
+    warnings.warn(
+        f"the plans of ONNX Runtime's TensorRT provider cannot be kept: {reason.rstrip('.')}. Scoring works, but every"
+        " start builds anew; choose another folder with cache_dir=.",
+        CacheWarning,
+        stacklevel=3,
+    )
 
 
 def _errors(library: Any) -> tuple[type[Exception], ...]:

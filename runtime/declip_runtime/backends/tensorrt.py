@@ -14,7 +14,14 @@ from declip_runtime import plan_builder, tensorrt_library
 from declip_runtime.announce import Announcer
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, CacheWarning, PrecisionError
+from declip_runtime.errors import (
+    BackendExecutionError,
+    BackendUnavailableError,
+    BackendWarning,
+    CacheWarning,
+    DeviceMemoryError,
+    PrecisionError,
+)
 from declip_runtime.lanes import Lanes
 from declip_runtime.plan_lane import IMAGES, PlanLane, Tensor, tensors_of
 from declip_runtime.plans import GRAPHS, Site, best_plan, refusals, slug, version
@@ -90,13 +97,22 @@ class TensorRTBackend(Backend):
         """The engine's own plan for ``site``, else the cache's, else one that is built now and kept there."""
         own = best_plan(self.engine, self.precision, site)
         if own is not None:
-            content = self.engine.read(own.entry)
-            return tensorrt_library.read_plan(content, log, host_code=own.version_compatible)
+            content, host_code = self.engine.read(own.entry), own.version_compatible
+            try:
+                return tensorrt_library.read_plan(content, log, device=site.device, host_code=host_code)
+            except BackendExecutionError as error:
+                if site.lean or isinstance(error, DeviceMemoryError):
+                    raise
+                warnings.warn(
+                    f"the engine's plan {own.entry} cannot be used: {error} Another is built.", BackendWarning, 2
+                )
         name = f"{self.engine.id[:12]}-{self.precision}-{slug(site)}"
         kept = None if cache is None else cache.get(name)
         if kept is not None:
             try:
-                return tensorrt_library.read_plan(kept, log, host_code=False)
+                return tensorrt_library.read_plan(kept, log, device=site.device, host_code=False)
+            except DeviceMemoryError:
+                raise
             except BackendExecutionError as error:
                 warnings.warn(f"the plan in the cache cannot be used: {error} It is built anew.", CacheWarning, 2)
         unfit = refusals(self.engine, self.precision, site)
@@ -107,7 +123,7 @@ class TensorRTBackend(Backend):
             )
         if cache is not None:
             cache.put(name, len(built), lambda file: file.write(built))
-        return tensorrt_library.read_plan(built, log, host_code=False)
+        return tensorrt_library.read_plan(built, log, device=site.device, host_code=False)
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
         """The plan must take and give what the manifest says: its bytes came with the engine, or from a cache."""
