@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
 import click
 
 from declip_runtime import tensorrt_library
 from declip_runtime.backends.base import Precision
-from declip_runtime.backends.tensorrt import gpu_index
+from declip_runtime.backends.tensorrt import TensorRTBackend, gpu_index
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile, bundled_engine
 from declip_runtime.engine_writer import add_plan, require_room_for_plans
+from declip_runtime.manifest import Plan
 from declip_runtime.plan_builder import BuildOptions, build_plan
-from declip_runtime.plans import GRAPHS, parse_profile
+from declip_runtime.plan_check import check
+from declip_runtime.plans import GRAPHS, Site, best_plan, parse_profile
 from declip_runtime.sizes import parse_size
 
 from .options import engine_argument
@@ -67,7 +73,7 @@ def command(
     if engine is None and output is None:
         raise click.UsageError("The bundled engine belongs to the package. Name a place for a copy with -o.")
     file = EngineFile.open(engine or bundled_engine())
-    require_room_for_plans(file, output)
+    target = require_room_for_plans(file, output)
     options = BuildOptions(
         parse_profile(batch), workspace, level, version_compatible, without_lean, hardware_compatible, detailed
     )
@@ -76,5 +82,18 @@ def command(
         plan, content = build_plan(
             file, options, precision=precision, device=site.device, cache=Cache(), progress=progress
         )
-    written = add_plan(file.path, plan, content, output)
-    click.echo(f"{visible(str(written.path))}: {plan.entry}, {len(content) / 1e6:,.1f} MB, batches {plan.profile}")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".declip-build-") as folder:
+        draft = add_plan(file.path, plan, content, Path(folder) / "draft.engine")
+        compared = _compared(draft, plan, site)
+        draft.path.replace(target)
+    size = f"{len(content) / 1e6:,.1f} MB"
+    click.echo(f"{visible(str(target))}: {plan.entry}, {size}, batches {plan.profile}; {compared}")
+
+
+def _compared(draft: EngineFile, plan: Plan, site: Site) -> str:
+    """Say whether the new plan computes what the engine does on the CPU. Raises BackendExecutionError where not."""
+    if best_plan(draft, plan.precision, site) != plan:
+        return "not compared with a CPU, because another plan of the engine is used here"
+    with closing(TensorRTBackend(draft, device=f"cuda:{site.device}", precision=plan.precision)) as backend:
+        missing = check(draft, backend.precision, backend.run, f"the plan {plan.entry}")
+    return "compared with the engine on the CPU" if missing is None else f"not compared with a CPU: {missing}"

@@ -5,11 +5,13 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -264,6 +266,143 @@ def test_bound_buffers_give_what_a_plain_run_gives(engine: EngineFile, count: in
     again = lanes.run(images[::-1])
     assert np.allclose(again["scores"], wanted.scores[::-1], atol=1e-6)
     lanes.close()
+
+
+class PretendedGpu:
+    """ONNX Runtime with a GPU that is the CPU: who runs, with which providers and in which order is what it shows.
+
+    ``refuses`` is an option of a provider with which nothing runs.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refuses: str = "") -> None:
+        import onnxruntime
+
+        from declip_runtime.backends import onnxruntime as ours
+
+        self.refuses = refuses
+        self.runners: list[int] = []
+        self.graphs: list[str] = []
+        self.providers: list[list[Any]] = []
+        self.sessions: list[weakref.ref[Any]] = []
+        self.alive_at_start: list[int] = []
+        real, machine = onnxruntime.InferenceSession, self
+
+        class Session:
+            def __init__(self, head: bytes, options: Any, providers: list[Any]) -> None:
+                machine.alive_at_start.append(sum(session() is not None for session in machine.sessions))
+                machine.sessions.append(weakref.ref(self))
+                machine.providers.append(providers)
+                self._wanted = providers
+                self._real = real(head, options, providers=["CPUExecutionProvider"])
+                self.io_binding = self._real.io_binding
+
+            def get_providers(self) -> list[str]:
+                return [name for name, _ in self._wanted]
+
+            def run_with_iobinding(self, binding: Any, options: Any) -> None:
+                if machine.refuses in self._wanted[0][1]:
+                    raise RuntimeError("this node cannot be captured")
+                machine.runners.append(threading.get_ident())
+                machine.graphs.append(options.get_run_config_entry("gpu_graph_id"))
+                self._real.run_with_iobinding(binding)
+
+        def preload() -> None:
+            print("Failed to load libcudnn.so.9")
+
+        present = list(ours._PROVIDERS.values())
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: present)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+        monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+        on_cpu = partial(BoundLane, index=0)
+        monkeypatch.setattr(ours, "BoundLane", lambda *arguments, device, index: on_cpu(*arguments, device="cpu"))
+        monkeypatch.setattr(ours, "_GPU_BATCH", 4)
+
+
+@needs_onnxruntime
+def test_one_thread_makes_all_runs_of_a_session_on_a_gpu(engine: EngineFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A captured graph belongs to the thread that captured it, and no other may run the session."""
+    gpu = PretendedGpu(monkeypatch)
+    images = pictures(9)
+    with closing(backends.choose(engine, "onnxruntime", device="cuda", precision="fp32")) as backend:
+        assert backend.description.endswith("CUDA graphs")
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(backend.run, [images[:count] for count in range(1, 10)]))
+        worker = {thread.ident: thread.name for thread in threading.enumerate()}[gpu.runners[0]]
+        assert worker.startswith("declip-onnxruntime")
+        assert len(set(gpu.runners)) == 1
+        assert threading.get_ident() not in gpu.runners
+        for count, output in enumerate(found, 1):
+            np.testing.assert_allclose(output.scores, expected(images[:count], Weights.random())[0], atol=2e-6)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("declip-onnxruntime")]
+    assert gpu.sessions[0]() is None, "closed, it is let go of"
+
+
+@needs_onnxruntime
+def test_a_graph_is_never_captured_under_a_number_that_others_had(
+    engine: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane that is opened again, for smaller batches, has buffers at other addresses."""
+    gpu = PretendedGpu(monkeypatch)
+    for _ in range(2):
+        backends.choose(engine, "onnxruntime", device="cuda", precision="fp32").close()
+    assert len(gpu.graphs) == 2 * 3 * 4
+    assert len(set(gpu.graphs)) == 2 * 4, "batches of 1, 2, 3 and 4, each warmed up three times"
+
+
+@needs_onnxruntime
+def test_what_cannot_be_captured_is_gone_before_it_is_tried_without(
+    engine: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights would be in the GPU's memory twice."""
+    gpu = PretendedGpu(monkeypatch, refuses="enable_cuda_graph")
+    with closing(backends.choose(engine, "onnxruntime", device="cuda", precision="fp32")) as backend:
+        assert "CUDA graphs" not in backend.description
+        assert len(backend.run(pictures(3)).scores) == 3
+    assert gpu.alive_at_start == [0, 0]
+
+
+@needs_onnxruntime
+def test_what_onnxruntime_prints_is_not_among_the_scores(
+    engine: EngineFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PretendedGpu(monkeypatch)
+    backends.choose(engine, "onnxruntime", device="cuda", precision="fp32").close()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "libcudnn" in captured.err
+
+
+@needs_onnxruntime
+def test_the_tensorrt_provider_builds_one_plan_for_all_batches_and_keeps_it(
+    engine: EngineFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = PretendedGpu(monkeypatch)
+
+    def options(cache: Cache | None, of: EngineFile = engine) -> dict[str, str]:
+        backends.choose(of, "onnxruntime", device="tensorrt:1", precision="fp32", cache=cache).close()
+        (name, first), (second, _), (third, _) = gpu.providers[-1]
+        assert [name, second, third] == [f"{p}ExecutionProvider" for p in ("Tensorrt", "CUDA", "CPU")]
+        return dict(first)
+
+    shapes = {
+        "trt_profile_min_shapes": f"images:1x{SIZE}x{SIZE}x3",
+        "trt_profile_opt_shapes": f"images:4x{SIZE}x{SIZE}x3",
+        "trt_profile_max_shapes": f"images:4x{SIZE}x{SIZE}x3",
+    }
+    for off in (None, Cache(tmp_path, limit=0)):
+        assert options(off) == {"device_id": "1", **shapes}
+    assert not list(tmp_path.iterdir())
+    kept = options(Cache(tmp_path))
+    plans = Path(kept["trt_engine_cache_path"])
+    assert plans.is_dir()
+    assert plans.parent == Path(kept["trt_timing_cache_path"]) == tmp_path / "onnxruntime-tensorrt"
+    assert kept["trt_engine_cache_enable"] == kept["trt_timing_cache_enable"] == "1"
+    other = tiny_engine.write(tmp_path / "other.engine", seed=1)
+    assert options(Cache(tmp_path), other)["trt_engine_cache_path"] != str(plans), "its names are the same"
+    assert Cache(tmp_path).list() == ()
+    (tmp_path / "file").touch()
+    with pytest.warns(CacheWarning, match="choose another folder"):
+        assert options(Cache(tmp_path / "file")) == {"device_id": "1", **shapes}
 
 
 @pytest.mark.parametrize("name", [*REAL, "fake"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -29,12 +30,13 @@ from declip_runtime.errors import (
     UsageError,
 )
 from declip_runtime.plan_builder import BuildOptions, build_plan
+from declip_runtime.plan_check import check_images
 from declip_runtime.plans import BatchProfile, default_profile, source_hash
 from declip_runtime.scorer import Scorer
 
 from . import fake_nvidia, tiny_engine
 from .fake_nvidia import Nvidia
-from .tiny_engine import MANIFEST, NAMES, WIDTH, pictures
+from .tiny_engine import MANIFEST, NAMES, SIZE, WIDTH, pictures
 
 
 @pytest.fixture
@@ -61,11 +63,11 @@ def choose(engine: EngineFile, **options: object) -> Backend:
 
 def check(backend: Backend, count: int) -> None:
     images = pictures(count)
-    output = backend.run(images)
-    assert np.array_equal(output.scores, fake_nvidia.expected(images, len(NAMES), "scores"))
-    assert np.array_equal(output.perceptual, fake_nvidia.expected(images, WIDTH, "perceptual"))
+    output, wanted = backend.run(images), fake_nvidia.expected(images, tiny_engine.Weights.random())
+    assert np.allclose(output.scores, wanted["scores"], atol=1e-6)
+    assert np.allclose(output.perceptual, wanted["perceptual"], atol=1e-6)
     assert output.semantic is not None
-    assert np.array_equal(output.semantic, fake_nvidia.expected(images, WIDTH, "semantic"))
+    assert np.allclose(output.semantic, wanted["semantic"], atol=1e-6)
 
 
 # --- running
@@ -217,6 +219,38 @@ def test_a_plan_is_built_once_and_then_found_in_the_cache(
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize("wrong_by", [0.2, float("nan")])
+def test_a_plan_that_computes_something_else_is_neither_used_nor_kept(
+    install: Install, engine: EngineFile, tmp_path: Path, wrong_by: float
+) -> None:
+    cache = Cache(tmp_path / "cache")
+    machine = install(wrong_by=wrong_by)
+    with pytest.raises(BackendExecutionError, match=r"computes something else than the engine.*is not used"):
+        choose(engine, cache=cache)
+    assert [entry.name for entry in cache.list() if not entry.name.startswith("timings")] == []
+    gc.collect()
+    assert machine.leaks() == {"memory": 0, "streams": 0, "graphs": 0}
+
+
+def test_where_no_cpu_backend_is_installed_the_description_says_that_nothing_was_compared(
+    machine: Nvidia, engine: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert choose(engine).description.endswith("fp16, not compared with a CPU")
+
+
+def test_the_images_of_the_comparison_are_pictures() -> None:
+    images = check_images(SIZE)
+    assert images.shape == (4, SIZE, SIZE, 3)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images, check_images(SIZE))
+    large = check_images(224)
+    assert large[0].min() == 255
+    assert all(picture.std() > 20 for picture in large[1:])
+    assert abs(np.corrcoef(large[3, :-1, :, 0].ravel(), large[3, 1:, :, 0].ravel())[0, 1]) < 0.3
+
+
 def test_another_gpu_gets_its_own_plan(
     install: Install, engine: EngineFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -317,7 +351,7 @@ def test_the_lean_runtime_without_a_plan_says_what_to_do(install: Install, engin
 
 def test_a_machine_without_tensorrt_says_what_to_install(engine: EngineFile, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorrt", "tensorrt_lean"):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendUnavailableError, match=r"pip install 'declip-sdk\[tensorrt\]'"):
         choose(engine)
 

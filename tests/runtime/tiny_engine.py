@@ -91,6 +91,12 @@ class Weights:
         embed = rng.standard_normal((SIZE * SIZE * 3, WIDTH)).astype(np.float16)
         return cls(embed, (2 * rng.standard_normal((WIDTH, len(NAMES)))).astype(np.float16))
 
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Weights:
+        values = np.frombuffer(content, np.float16)
+        size = SIZE * SIZE * 3 * WIDTH
+        return cls(values[:size].reshape(-1, WIDTH), values[size:].reshape(WIDTH, -1))
+
     def to_bytes(self) -> bytes:
         return self.embed.tobytes() + self.prompts.tobytes()
 

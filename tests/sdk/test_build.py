@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import site
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def test_a_plan_is_built_into_the_engine_and_used(machine: Nvidia, engine: Path,
     captured = capfd.readouterr()
     assert "/orin-sm87x8-tensorrt-10.3.0-fp16.plan" in captured.out
     assert "batches 1..8, tuned for 4" in captured.out
+    assert "compared with the engine on the CPU" in captured.out
     assert "building a plan of tiny for Orin" in captured.err
     file = EngineFile.open(engine)
     assert file.id == before
@@ -44,6 +46,15 @@ def test_a_plan_is_built_into_the_engine_and_used(machine: Nvidia, engine: Path,
         assert len(scorer.score(photos / "a.jpg")) == 1
     assert not machine.built
     assert run(["score", str(photos / "a.jpg"), "--engine", str(engine), "--format", "csv"]) == 0
+
+
+def test_a_wrong_plan_is_not_shipped(engine: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    fake_nvidia.install(monkeypatch, Nvidia(wrong_by=0.3))
+    before = engine.read_bytes()
+    assert run(["build", str(engine)]) == 2
+    assert "computes something else than the engine" in capfd.readouterr().err
+    assert engine.read_bytes() == before
+    assert [path.name for path in engine.parent.iterdir() if path.name.startswith(".declip")] == []
 
 
 def test_building_again_replaces_the_plan_and_another_kind_joins_it(machine: Nvidia, engine: Path, capfd: Any) -> None:
@@ -128,6 +139,46 @@ def test_info_says_which_plans_fit_here(
     plans = json.loads(capfd.readouterr().out)["plans"]
     assert len(plans) == 2
     assert all("TensorRT is not installed" in reason for reason in plans.values())
+
+
+def test_info_on_a_machine_with_the_lean_runtime(
+    machine: Nvidia, engine: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """Without a plan that fits TensorRT is not to be had there, which is no reason to say nothing of the engine."""
+    assert run(["build", str(engine)]) == 0
+    fake_nvidia.install(monkeypatch, Nvidia(lean=True))
+    capfd.readouterr()
+    assert run(["info", str(engine), "--format", "json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    ((plan, reason),) = document["plans"].items()
+    assert "used here" not in plan
+    assert "version-compatible plans only" in reason
+    assert document["chosen"]["backend"] in ("openvino", "onnxruntime")
+    assert run(["info", str(engine)]) == 0
+    assert "used here" not in capfd.readouterr().out
+
+
+def test_doctor_shows_driver_and_cuda(
+    machine: Nvidia, engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def libraries() -> dict[str, str]:
+        assert run(["doctor", str(engine), "--format", "json"]) == 0
+        found: dict[str, str] = json.loads(capfd.readouterr().out)["libraries"]
+        return found
+
+    stated = tmp_path / "version"
+    monkeypatch.setattr(doctor, "_DRIVER", stated)
+    found = libraries()
+    assert found["CUDA of the driver"] == "12.6 and older"
+    assert found["CUDA runtime"] == "12.9"
+    assert "NVIDIA driver" not in found
+    for module in ("NVIDIA UNIX x86_64 Kernel Module", "NVIDIA UNIX Open Kernel Module for aarch64"):
+        stated.write_text(f"NVRM version: {module}  580.95.05  Tue Sep 23 10:11:16 UTC 2025\nGCC version:  gcc 12.3\n")
+        assert libraries()["NVIDIA driver"] == "580.95.05"
+    cudart = sys.modules["cuda.bindings.runtime"]
+    monkeypatch.setattr(cudart, "cudaDriverGetVersion", lambda: (fake_nvidia.Code.cudaSuccess, 0))
+    monkeypatch.setattr(cudart, "cudaRuntimeGetVersion", lambda: (fake_nvidia.Code.cudaErrorNoDevice, None))
+    assert not [name for name in libraries() if name.startswith("CUDA")], "no driver, and an error"
 
 
 def test_doctor_shows_gpu_library_and_choice(machine: Nvidia, engine: Path, capfd: Any) -> None:

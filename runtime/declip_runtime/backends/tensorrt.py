@@ -23,6 +23,7 @@ from declip_runtime.errors import (
     PrecisionError,
 )
 from declip_runtime.lanes import Lanes
+from declip_runtime.plan_check import check
 from declip_runtime.plan_lane import IMAGES, PlanLane, Tensor, tensors_of
 from declip_runtime.plans import GRAPHS, Site, best_plan, refusals, slug, version
 
@@ -39,9 +40,9 @@ class TensorRTBackend(Backend):
     """An engine's plan run by TensorRT or its lean runtime; ``device`` is "cuda" (the first GPU) or "cuda:N".
 
     Precision "auto" is fp16 where the engine carries that graph, else fp32; "int8" and "fp8" are FP16 around the
-    engine's quantized products. A plan in the engine is used where it was
-    built for this TensorRT, GPU and graph; else one from the cache; else it is built, which takes from seconds to
-    minutes, is told on standard error and kept in the cache. The lean runtime needs a version-compatible plan.
+    engine's quantized products. A plan in the engine is used where it was built for this TensorRT, GPU and graph; else
+    one from the cache; else it is built, which takes from seconds to minutes, is told on standard error, compared with
+    the engine on the CPU, and kept in the cache. The lean runtime needs a version-compatible plan.
     """
 
     name: ClassVar[str] = "tensorrt"
@@ -76,25 +77,25 @@ class TensorRTBackend(Backend):
         return f"cuda:{index}", arithmetic
 
     def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
-        index = gpu_index(self.device)
-        site = tensorrt_library.site(index)
+        site = tensorrt_library.site(gpu_index(self.device))
         log = tensorrt_library.Log()
-        plan = self._open_plan(site, log, cache)
-        tensors = tensors_of(plan)
-        self._check(tensors)
-        smallest, _, largest = (shape[0] for shape in plan.get_tensor_profile_shape(IMAGES, 0))
-        lanes: list[PlanLane] = []
+        unchecked = ""
+        plan = self._known_plan(site, log, cache)
+        if plan is not None:
+            self._open(plan, site, log)
+        else:
+            content = self._build(site, cache)
+            self._open(tensorrt_library.read_plan(content, log, device=site.device, host_code=False), site, log)
+            what = f"the plan that TensorRT {site.tensorrt} has built for {site.device_name}"
+            unchecked = ", not compared with a CPU" * (
+                check(self.engine, self.precision, self._run_impl, what) is not None
+            )
+            if cache is not None:
+                cache.put(self._cache_name(site), len(content), lambda file: file.write(content))
+        self.description += unchecked
 
-        def open_lane(capacity: int) -> PlanLane:
-            lanes.append(PlanLane(plan, tensors, capacity, index, log))
-            return lanes[-1]
-
-        self._lanes = Lanes(open_lane, largest, smallest)
-        graphs = "" if lanes[-1].captured else ", without CUDA graphs"
-        self.description = f"TensorRT {site.tensorrt}, {site.device_name}, {self.precision}{graphs}"
-
-    def _open_plan(self, site: Site, log: tensorrt_library.Log, cache: Cache | None) -> trt.ICudaEngine:
-        """The engine's own plan for ``site``, else the cache's, else one that is built now and kept there."""
+    def _known_plan(self, site: Site, log: tensorrt_library.Log, cache: Cache | None) -> trt.ICudaEngine | None:
+        """The engine's own plan for ``site``, else the cache's; None where neither can be used."""
         own = best_plan(self.engine, self.precision, site)
         if own is not None:
             content, host_code = self.engine.read(own.entry), own.version_compatible
@@ -106,8 +107,7 @@ class TensorRTBackend(Backend):
                 warnings.warn(
                     f"the engine's plan {own.entry} cannot be used: {error} Another is built.", BackendWarning, 2
                 )
-        name = f"{self.engine.id[:12]}-{self.precision}-{slug(site)}"
-        kept = None if cache is None else cache.get(name)
+        kept = None if cache is None else cache.get(self._cache_name(site))
         if kept is not None:
             try:
                 return tensorrt_library.read_plan(kept, log, device=site.device, host_code=False)
@@ -115,15 +115,33 @@ class TensorRTBackend(Backend):
                 raise
             except BackendExecutionError as error:
                 warnings.warn(f"the plan in the cache cannot be used: {error} It is built anew.", CacheWarning, 2)
+        return None
+
+    def _build(self, site: Site, cache: Cache | None) -> bytes:
         unfit = refusals(self.engine, self.precision, site)
         what = f"building a plan of {self.engine.manifest.name} for {site}, which is done once. {unfit}".rstrip()
         with Announcer(what) as tell:
-            _, built = plan_builder.build_plan(
+            return plan_builder.build_plan(
                 self.engine, precision=self.precision, device=site.device, cache=cache, progress=tell
-            )
-        if cache is not None:
-            cache.put(name, len(built), lambda file: file.write(built))
-        return tensorrt_library.read_plan(built, log, device=site.device, host_code=False)
+            )[1]
+
+    def _cache_name(self, site: Site) -> str:
+        return f"{self.engine.id[:12]}-{self.precision}-{slug(site)}"
+
+    def _open(self, plan: trt.ICudaEngine, site: Site, log: tensorrt_library.Log) -> None:
+        """Make the lanes that run ``plan``, and say what it is."""
+        tensors = tensors_of(plan)
+        self._check(tensors)
+        smallest, _, largest = (shape[0] for shape in plan.get_tensor_profile_shape(IMAGES, 0))
+        lanes: list[PlanLane] = []
+
+        def open_lane(capacity: int) -> PlanLane:
+            lanes.append(PlanLane(plan, tensors, capacity, site.device, log))
+            return lanes[-1]
+
+        self._lanes = Lanes(open_lane, largest, smallest)
+        graphs = "" if lanes[-1].captured else ", without CUDA graphs"
+        self.description = f"TensorRT {site.tensorrt}, {site.device_name}, {self.precision}{graphs}"
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
         """The plan must take and give what the manifest says: its bytes came with the engine, or from a cache."""
