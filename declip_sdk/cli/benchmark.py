@@ -16,7 +16,7 @@ from declip_runtime.engine_file import EngineFile, bundled_engine
 from declip_runtime.errors import UsageError
 from declip_runtime.machine import describe_machine
 
-from .options import engine_option
+from .options import THREADS, engine_option
 from .output import open_output, require_place, standard_output
 from .paths import find_images, require_images
 from .progress import loading, working
@@ -36,7 +36,7 @@ _TEXT_COLUMNS = ("what", "backend", "precision")
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=2.0, show_default=True, help="For each row."
 )
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU budget; default is every CPU.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help=THREADS)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write a file: .csv or .md.")
 def command(
     photos: tuple[str, ...],
@@ -60,7 +60,7 @@ def command(
     file = EngineFile.open(engine or bundled_engine())
     files = _scorable(file, photos, threads) if photos else []
     machine: Row = {"engine": file.manifest.name, "engine id": file.id[:12], **describe_machine()}
-    measured = model_rows(file, batches, seconds=seconds, threads=threads)
+    measured = model_rows(file, batches, seconds=seconds, threads=threads, tell=say)
     if files:
         measured = chain(measured, file_rows(file, files, seconds=seconds, threads=threads))
     rows = list(_announced(measured))

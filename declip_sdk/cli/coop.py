@@ -11,6 +11,7 @@ import click
 from declip_runtime.cpu import available_cpus
 from declip_runtime.errors import TrainingError, UsageError
 
+from .options import THREADS
 from .say import say
 from .stages import stage_progress
 from .text import visible
@@ -46,7 +47,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seed", type=int, default=13, show_default=True)
 @click.option("--skip-unreadable", is_flag=True, help="Leave photos out that cannot be read, instead of stopping.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda or as torch names it.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU budget; default is every CPU.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help=THREADS)
 def command(**options: Any) -> None:
     """Learn a context for a score's prompts from photos with opinion scores (CoOp); all else stays frozen.
 

@@ -14,6 +14,7 @@ from declip_runtime import tensorrt_library
 from declip_runtime.backends.tensorrt import TensorRTBackend
 from declip_runtime.doctor import backend_states, chosen_here
 from declip_runtime.engine_file import EngineFile, bundled_engine
+from declip_runtime.errors import BackendUnavailableError
 from declip_runtime.manifest import Plan, ScoreSpec
 from declip_runtime.plans import best_plan, mismatch
 
@@ -84,7 +85,10 @@ def _plans(file: EngineFile) -> dict[str, str | None]:
     if missing is not None:
         return {_described(plan): missing for plan in file.manifest.plans}
     site = tensorrt_library.site(0)
-    taken = best_plan(file, TensorRTBackend.resolve(file)[1], site)
+    try:
+        taken = best_plan(file, TensorRTBackend.resolve(file)[1], site)
+    except BackendUnavailableError:  # the lean runtime, and none that fits
+        taken = None
     return {
         _described(plan) + ", used here" * (plan == taken): mismatch(file, plan, site) for plan in file.manifest.plans
     }

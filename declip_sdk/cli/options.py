@@ -10,6 +10,7 @@ import click
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8")
+THREADS = "Threads that decode, and as many that compute; default is every CPU."
 
 
 def _not_empty(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -32,9 +33,8 @@ def engine_argument(*, required: bool) -> Callable[[_Command], _Command]:
 
 def backend_options(command: _Command) -> _Command:
     """``--backend``, ``--device``, ``--precision``, ``--threads``."""
-    threads = "Threads that decode, and as many that compute; default is every CPU."
     for option in (
-        click.option("--threads", type=click.IntRange(1), metavar="N", help=threads),
+        click.option("--threads", type=click.IntRange(1), metavar="N", help=THREADS),
         click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True),
         click.option("--device", metavar="NAME", help="Device, as the backend names it."),
         click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See: declip info"),

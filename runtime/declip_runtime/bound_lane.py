@@ -77,7 +77,10 @@ class BoundLane:
     def finish(self) -> Outputs:
         """The results of the images that were given."""
         running, self._running = self._running, None
-        return {} if running is None else running.result()
+        try:
+            return {} if running is None else running.result()
+        finally:
+            del running  # else its exception, this frame and the session would hold each other
 
     def close(self) -> None:
         """End the worker, free the buffers and let go of the session."""

@@ -52,6 +52,19 @@ def test_an_image_is_scored_without_torch_and_onnx(backend: str, tmp_path: Path)
     assert loaded == "[]"
 
 
+def test_doctor_and_info_need_no_library_of_nvidia(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "os.environ['XDG_CACHE_HOME'] = sys.argv[2]\n"
+        "from declip_sdk.cli import run\n"
+        "print(*(run([verb, sys.argv[1], '--format', 'json']) for verb in ('doctor', 'info')))\n"
+    )
+    said = run_without(("cuda", "tensorrt", "tensorrt_lean"), program, TINY, tmp_path)
+    assert said.splitlines()[-1] == "0 0"
+    assert '"gpus": []' in said
+    assert "TensorRT is not installed" in said
+
+
 @pytest.mark.parametrize("statement", ["import declip_sdk", "import declip_sdk.cli"])
 def test_importing_us_loads_no_vendor_library(statement: str) -> None:
     program = f"import sys\n{statement}\nprint(*{{m.partition('.')[0] for m in sys.modules}})"

@@ -196,8 +196,8 @@ def test_a_place_that_takes_no_engine_is_told_before_any_work(
 def test_parity_command_prints_markdown(tower: Path, capsys: Any) -> None:
     assert parity_main(["--tower", str(tower), "--images", "4", "--weights", "float32"]) == 0
     shown = capsys.readouterr().out
-    assert "projector 'between'" in shown
-    assert "projector 'before'" in shown
+    assert "perceptual 'between'" in shown
+    assert "semantic 'before'" in shown
     assert "| exact met |" in shown
     assert "| half met |" in shown
     assert "MISSED" not in shown

@@ -12,14 +12,19 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from runtime.fake_nvidia import Nvidia
 
+from declip_export import parity
 from declip_export.engine import export_engine
 from declip_export.graph import EngineGraph
 from declip_export.weights import ALIGNMENT, WeightStore
 from declip_runtime import onnx_head
+from declip_runtime.backends import choose
+from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import ExportError, UsageError
+from declip_runtime.errors import BackendUnavailableError, ExportError, PrecisionError, UsageError
 from declip_runtime.manifest import License
+from runtime import fake_nvidia
 
 
 def test_graphs_share_fp16_weights(small: Any, exported: Any) -> None:
@@ -107,6 +112,58 @@ def test_manifest_provenance_parity_and_progress(small: Any, tmp_path: Path) -> 
     assert len(stages) >= 5
     assert [p.name for p in tmp_path.iterdir()] == ["named.engine"], "the draft and the traced weights are gone"
     engine.verify()
+
+
+def test_an_export_builds_no_plans_where_tensorrt_is(small: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """Minutes of an uncached build, or its failure, are not what whoever exports asked for."""
+    machine = fake_nvidia.install(monkeypatch, Nvidia())
+    model = small("vit")
+    engine = model.export(tmp_path / "x.engine", parity_images=model.images(4))
+    assert not machine.built
+    subjects = " ".join(row["subject"] for row in engine.manifest.provenance["parity"])
+    assert "OpenVINO" in subjects
+    assert "CPUExecutionProvider" in subjects
+    assert "fp16 graph, emulated" in subjects
+    assert "TensorRT" not in subjects
+
+
+def test_parity_of_a_backend_that_is_named(small: Any, exported: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """Stood in for by OpenVINO, which says that it is another."""
+    asked: list[tuple[str, str | None, str, Cache | None]] = []
+
+    def standing_in(engine: EngineFile, name: str, *, device: str | None, precision: str, cache: Cache | None) -> Any:
+        asked.append((name, device, precision, cache))
+        if name != "tensorrt":
+            return choose(engine, name, device=device, precision=precision, cache=cache)
+        if precision == "bf16":
+            raise PrecisionError("no plans in bf16")
+        backend = choose(engine, "openvino", precision="fp32")
+        backend.description = f"TensorRT, {precision}"
+        return backend
+
+    monkeypatch.setattr(parity, "choose", standing_in)
+    model, cache = small("vit"), Cache(tmp_path)
+    rows = parity.measure_parity(
+        model.declip, exported("vit"), model.images(4), parity.Named("tensorrt", "cuda:0", cache)
+    )
+    bars = {row.subject: row.bar for row in rows if row.subject.startswith("TensorRT")}
+    assert bars == {f"TensorRT, {p}": bar for p, bar in
+                    {"fp32": "exact", "fp16": "half", "int8": None, "fp8": None}.items()}  # fmt: skip
+    assert {(name, device, kept) for name, device, _, kept in asked} == {
+        ("openvino", "cpu", None),
+        ("onnxruntime", "cpu", None),
+        ("tensorrt", "cuda:0", cache),
+    }
+    monkeypatch.undo()
+    fake_nvidia.install(monkeypatch, Nvidia())
+    with pytest.raises(BackendUnavailableError, match="there is no GPU 7"):
+        parity.measure_parity(model.declip, exported("vit"), model.images(4), parity.Named("tensorrt", "cuda:7"))
+
+
+def test_the_parity_command_wants_a_backend_for_its_device(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        parity.main(["--tower", "ViT-B-32", "--device", "cuda"])
+    assert "Name the backend too" in capsys.readouterr().err
 
 
 def test_the_model_is_not_changed(small: Any, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from declip_export.engine import export_engine
 from declip_export.graph import EngineGraph
 from declip_export.onnx_graph import OnnxGraph, trace
-from declip_export.parity import LIMITS, emulate, measure_parity, require_parity
+from declip_export.parity import LIMITS, ParityRow, emulate, measure_parity, orders, require_parity
 from declip_export.photos import load_photos, sample_images
 from declip_export.precision import to_fp16
 from declip_export.range_audit import LARGEST, SAFETY, audit_range
@@ -273,6 +273,23 @@ def test_an_export_that_misses_the_bar_fails_and_leaves_nothing(small: Any, tmp_
         model.export(tmp_path / "x.engine", parity_images=model.images(4))
     assert not list(tmp_path.iterdir())
     model.export(tmp_path / "x.engine", parity_images=model.images(4), fp16=False)
+
+
+def test_swapping_what_is_clearly_apart_misses_the_half_bar() -> None:
+    """Near ties may change places. What is further apart than a score may change must not, though its bar allows it."""
+    wanted = np.array([[0.100], [0.101], [0.107], [0.300]], np.float32)
+    ties = np.array([[0.1012], [0.1008], [0.107], [0.300]], np.float32)
+    clear = np.array([[0.1045], [0.101], [0.1025], [0.300]], np.float32)  # nobody moves by more than 0.0045
+    assert orders(ties, wanted) == (6, 1, 0)
+    assert orders(clear, wanted) == (6, 2, 1)
+    row = ParityRow("fp16", "fp32", 4, 0.0045, 0.002, 0.9999, *orders(ties, wanted), "half")
+    assert row.passed
+    require_parity([row])
+    row = replace(row, swapped_pairs=2, clear_swaps=1)
+    assert not row.passed
+    with pytest.raises(ExportError, match="1 clear pairs"):
+        require_parity([row])
+    assert replace(row, bar=None).passed, "what has no bar is stated"
 
 
 def test_the_audit_holds_for_quantized_graphs_too(small: Any, tmp_path: Path) -> None:

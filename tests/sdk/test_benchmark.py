@@ -4,17 +4,24 @@ import csv
 import json
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from runtime.fake_nvidia import Nvidia
 
 from declip_runtime import backends
-from declip_runtime.benchmark import Timing, measure, to_csv, to_markdown
+from declip_runtime.benchmark import Timing, measure, model_rows, to_csv, to_markdown
+from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
+from declip_runtime.errors import BackendUnavailableError
 from declip_runtime.machine import describe_machine
 from declip_sdk.cli import run
+from runtime import fake_nvidia, tiny_engine
 
 from .command import DECLIP, TINY
 from .conftest import save_picture
@@ -67,6 +74,99 @@ def test_the_model_alone_leaves_the_cache_of_compiled_models_alone(tmp_path: Pat
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     subprocess.run([*DECLIP, "benchmark", *QUICK, "--batch", "1"], env=environment, check=True, capture_output=True)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineFile:
+    """An engine that GPUs run too, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    return tiny_engine.write(tmp_path / "half.engine", fp16=True)
+
+
+def test_the_lean_runtime_without_a_plan_is_left_out_with_the_reason(
+    half: EngineFile, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    fake_nvidia.install(monkeypatch, Nvidia(lean=True))
+    assert run(["benchmark", "--engine", str(half.path), "--seconds", "0.01", "--batch", "1"]) == 0
+    out, err = capfd.readouterr()
+    assert "openvino" in out
+    assert "tensorrt" not in out
+    assert err.count("left out tensorrt in fp32: the lean runtime") == 1
+    assert err.count("left out") == 1, "the same reason is not told for every precision"
+    for name in ("openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BackendUnavailableError, match="builds no plans"):
+        list(model_rows(half, [1], seconds=0.01))
+
+
+def test_plans_are_built_once_and_kept(half: EngineFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = fake_nvidia.install(monkeypatch, Nvidia())
+    for _ in range(2):
+        rows = list(model_rows(half, [1], seconds=0.001))
+        assert {row["precision"] for row in rows if row["backend"] == "tensorrt"} == {"fp32", "fp16"}
+    assert len(machine.built) == 2
+    assert all("openvino" not in entry.name for entry in Cache().list())
+    assert len(Cache().list()) == 3, "two plans and TensorRT's timings"
+
+
+@pytest.fixture
+def acceptance(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """benchmarks/gpu_acceptance.py, at the smallest size."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import common
+    import gpu_acceptance
+
+    monkeypatch.setattr(common, "_PAUSE", 0)
+    setting = replace(gpu_acceptance._rehearsal(), batches=(1,), calls=2, seconds=0.001, soak=10)
+    monkeypatch.setattr(gpu_acceptance, "_rehearsal", lambda: setting)
+    monkeypatch.setattr(gpu_acceptance.torch, "compile", lambda function, **_: function)
+    return gpu_acceptance
+
+
+def test_the_acceptance_report_survives_what_fails(
+    acceptance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    setting = replace(acceptance._rehearsal(), ours=(("tensorrt", "cuda:0"), ("openvino", None)))
+    monkeypatch.setattr(acceptance, "_rehearsal", lambda: setting)
+    monkeypatch.setattr(acceptance.peers, "gemm_ceiling", lambda *_: 1 / 0)
+    for name in ("tensorrt", "tensorrt_lean"):
+        monkeypatch.setitem(sys.modules, name, None)
+    report = tmp_path / "report.md"
+    arguments = ["--rehearse", "--model", "no-such-model", "--model", "declip-nano", "-o", str(report)]
+    monkeypatch.setattr(sys, "argv", ["gpu_acceptance.py", *arguments])
+    assert acceptance.main() == 0, "a rehearsal"
+    text = report.read_text()
+    errors = text.split("## Errors")[1]
+    assert "TensorRT is not installed" in errors
+    assert "no-such-model" in errors
+    assert "ZeroDivisionError" in errors
+    missed = [line for line in text.splitlines() if line.endswith("| MISSED |") and "runs without" in line]
+    failed = ("no-such-model, everything", "declip-nano, tensorrt", "declip-nano, matrix products alone, batch 1")
+    assert [line.split(": runs")[0].removeprefix("| ") for line in missed] == list(failed)
+    assert "OpenVINO" in text.split("## Parity")[1].split("## Starting")[0]
+    assert "torch fp16 eager" in text.split("## Throughput")[1].split("## Latency")[0]
+
+
+def test_acceptance_builds_a_plan_once_and_its_bars_hold_the_order(
+    acceptance: Any, half: EngineFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = fake_nvidia.install(monkeypatch, Nvidia())
+    sections: dict[str, list[Any]] = {name: [] for name in acceptance.SECTIONS}
+    model = acceptance.peers.Model("half", None, half.manifest.preprocess, half)
+    cache = Cache(tmp_path / "plans")
+    with closing(acceptance.started(model, ("tensorrt", None), acceptance._rehearsal(), cache, sections)) as backend:
+        assert len(machine.built) == 1
+        (row,) = sections["starting"]
+        assert row["model"] == "half"
+        assert {"first, s", "again, s", "kept, MB"} <= row.keys()
+        pixels = tiny_engine.pictures(6)
+        wanted = backend.run(pixels)
+        apart = np.linspace(0.1, 0.9, 6, dtype=np.float32)
+        rank = np.argsort(np.argsort(wanted.scores, 0), 0)
+        for order, swapped in ((rank, False), (5 - rank, True)):
+            _, bars = acceptance.parity("half", backend, pixels, replace(wanted, scores=apart[order]))
+            assert bars[-1].what.endswith("clear pairs of photos swapped")
+            assert bars[-1].met is not swapped
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,9 @@ def test_the_default_folder_of_unpack_is_the_engines_name(
     assert run(["unpack", str(engine)]) == 2  # never on top of something
 
 
-def test_help_does_not_call_the_threads_a_budget(capfd: Any) -> None:
-    assert run(["score", "--help"]) == 0
+@pytest.mark.parametrize("verb", ["score", "benchmark", "coop"])
+def test_help_does_not_call_the_threads_a_budget(verb: str, capfd: Any) -> None:
+    assert run([verb, "--help"]) == 0
     text = " ".join(capfd.readouterr().out.split())
     assert "Threads that decode, and as many that compute" in text
     assert "budget" not in text
