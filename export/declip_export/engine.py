@@ -56,9 +56,9 @@ def export_engine(
     synthetic ones show it, and the audit's summary is kept in the provenance. ``int8_images`` uint8 [N, S, S, 3] are
     prepared real photos (8 at least, better 100) that calibrate INT8: the graph int8 for CPUs and, with ``fp16``,
     int8-fp16 for GPUs. ``fp8_images`` likewise add the graph fp8, for GPUs only. ``parity_images`` of the same form
-    are run through torch, every CPU backend here and the emulation of what GPUs run; the rows are kept in the provenance,
-    and a miss of a bar raises. ``name`` defaults to the file's stem. ``provenance`` is kept as given, together with
-    the versions of what exported. The model is not changed.
+    are run through torch, every CPU backend here and the emulation of what GPUs run; the rows are kept in the
+    provenance, and a miss of a bar raises. ``name`` defaults to the file's stem. ``provenance`` is kept as given,
+    together with the versions of what exported. The model is not changed.
 
     Raises ExportError for a tower that cannot be exported or misses parity, UsageError for arguments that do not fit
     together.
