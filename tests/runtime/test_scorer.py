@@ -421,7 +421,7 @@ def test_many_callers_decode_no_more_at_a_time_than_the_budget(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"precision": "fp8"}, "fp32"),
+        ({"precision": "fp4"}, "fp32"),
         ({"decode": "quick"}, "exact"),
         ({"channels": "gbr"}, "bgr"),
         ({"views": 0}, "views=0"),

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +47,14 @@ def engine(tmp_path: Path) -> EngineFile:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Nvidia:
     return fake_nvidia.install(monkeypatch, Nvidia())
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is heard, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 Install = Callable[..., Nvidia]
@@ -470,7 +478,7 @@ def test_a_failed_build_quotes_tensorrt(machine: Nvidia, engine: EngineFile, tmp
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_ctrl_c_ends_a_build_within_a_step_and_leaves_nothing(
-    machine: Nvidia, engine: EngineFile, tmp_path: Path
+    machine: Nvidia, engine: EngineFile, tmp_path: Path, heard: None
 ) -> None:
     steps = 0
 
