@@ -39,6 +39,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "timm-convnext": {**TIMM, "timm_model_name": "test_convnext", "image_size": 64},
     "timm-efficientnet": {**TIMM, "timm_model_name": "test_efficientnet", "image_size": 64, "timm_proj": "mlp"},
 }
+REPRESENTATIVE = ("vit", "vit-attention-pool", "resnet-attention-pool", "timm-convnext")
+"""Families that stand for all in the first tier where every one costs seconds; the others are marked slow."""
+EACH_FAMILY = [pytest.param(f, marks=() if f in REPRESENTATIVE else pytest.mark.slow) for f in FAMILIES]
 REWRITTEN = {"vit", "vit-quickgelu", "vit-average", "vit-average-norm-after", "vit-layerscale"}
 
 PROMPTS = """

@@ -22,7 +22,7 @@ from declip_export.precision import to_fp16
 from declip_export.quantize import FP8, INT8, quantized
 from declip_export.weights import WEIGHTS, WeightStore, head
 
-from .conftest import FAMILIES
+from .conftest import EACH_FAMILY
 
 VERSIONS = sorted((Path(__file__).parent / "onnx_tensorrt").glob("*.txt"))
 GRAPHS = ("fp32", "fp16", "int8", "int8-fp16", "fp8")
@@ -84,7 +84,7 @@ def test_the_facts_are_read() -> None:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("path", VERSIONS, ids=lambda p: p.stem)
 def test_operators_types_and_opset(graphs: Any, path: Path, family: str, name: str) -> None:
     if name == "fp8" and family in WITHOUT_FP8:
@@ -104,7 +104,7 @@ def test_operators_types_and_opset(graphs: Any, path: Path, family: str, name: s
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_restrictions(graphs: Any, family: str, name: str) -> None:
     """Those that the document states for our operators, and that UINT8 is the network's input only."""
     if name == "fp8" and family in WITHOUT_FP8:

@@ -76,8 +76,8 @@ def shrink(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     config = json.loads(nano.MODEL_CONFIG.read_text(encoding="utf-8"))
     config["vision_cfg"]["image_size"] = SIDE
     config["text_cfg"] |= {"width": 32, "heads": 2, "layers": 1}
-    (folder / "declip-nano.json").write_text(json.dumps(config))
-    monkeypatch.setattr(nano, "MODEL_CONFIG", folder / "declip-nano.json")
+    (folder / "declip-nano-miniature.json").write_text(json.dumps(config))
+    monkeypatch.setattr(nano, "MODEL_CONFIG", folder / "declip-nano-miniature.json")
     for module in (nano, nano_data, nano_validation):
         monkeypatch.setattr(module, "SIDE", SIDE)
     monkeypatch.setattr(nano_data, "LADDER_SIDES", (SIDE, SMALLER))
