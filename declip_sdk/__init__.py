@@ -1,8 +1,12 @@
-"""The front door of declip-sdk: score photos with a DeCLIP engine.
+"""The front door of declip-sdk: score photos with a DeCLIP engine, and steer generation with one.
 
     from declip_sdk import Scorer
     scores = Scorer().score(["a.jpg", "b.jpg"])
     scores.quality            # float32 [2]
+
+    from declip_sdk import DPAdapter, save
+    pictures = DPAdapter("dp.engine").generate("a lighthouse", perceptual="dusk.jpg", seed=1)
+    save(pictures[0], "lighthouse.png")
 
 Importing this module is cheap: NumPy, Pillow and the backend are imported when the first ``Scorer`` is named.
 """
@@ -28,6 +32,7 @@ from declip_runtime.errors import (
     EngineTruncatedError,
     EngineVersionError,
     ExportError,
+    GenerationCancelled,
     ImageDecodeError,
     ImageError,
     ImageNotFoundError,
@@ -36,6 +41,7 @@ from declip_runtime.errors import (
     ManifestError,
     NotAnEngineError,
     PrecisionError,
+    PromptWarning,
     ScorerStateError,
     TrainingError,
     UsageError,
@@ -43,6 +49,10 @@ from declip_runtime.errors import (
 from declip_runtime.version import __version__
 
 if TYPE_CHECKING:
+    from declip_runtime.generation.adapter import DPAdapter
+    from declip_runtime.generation.progress import Step
+    from declip_runtime.generation.record import read_record, repeat, save
+    from declip_runtime.generation.sheet import contact_sheet
     from declip_runtime.scorer import Scorer
     from declip_runtime.scores import Score, Scores
 
@@ -54,6 +64,7 @@ __all__ = [
     "CacheError",
     "CacheWarning",
     "CheckpointError",
+    "DPAdapter",
     "DeclipError",
     "DeviceMemoryError",
     "EngineCorruptError",
@@ -62,6 +73,7 @@ __all__ = [
     "EngineTruncatedError",
     "EngineVersionError",
     "ExportError",
+    "GenerationCancelled",
     "ImageDecodeError",
     "ImageError",
     "ImageNotFoundError",
@@ -70,16 +82,32 @@ __all__ = [
     "ManifestError",
     "NotAnEngineError",
     "PrecisionError",
+    "PromptWarning",
     "Score",
     "Scorer",
     "ScorerStateError",
     "Scores",
+    "Step",
     "TrainingError",
     "UsageError",
     "__version__",
+    "contact_sheet",
+    "read_record",
+    "repeat",
+    "save",
 ]
 
-_LAZY = {"Scorer": "declip_runtime.scorer", "Scores": "declip_runtime.scores", "Score": "declip_runtime.scores"}
+_LAZY = {
+    "Scorer": "declip_runtime.scorer",
+    "Scores": "declip_runtime.scores",
+    "Score": "declip_runtime.scores",
+    "DPAdapter": "declip_runtime.generation.adapter",
+    "Step": "declip_runtime.generation.progress",
+    "save": "declip_runtime.generation.record",
+    "read_record": "declip_runtime.generation.record",
+    "repeat": "declip_runtime.generation.record",
+    "contact_sheet": "declip_runtime.generation.sheet",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from declip_runtime import tensorrt_library
-from declip_runtime.backends.base import Precision
+from declip_runtime.backends.base import Precision, signature_of
 from declip_runtime.backends.tensorrt import TensorRTBackend, gpu_index
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile, bundled_engine
-from declip_runtime.engine_writer import add_plan, require_room_for_plans
+from declip_runtime.engine_writer import add_plans, require_room_for_plans
+from declip_runtime.errors import UsageError
 from declip_runtime.manifest import Plan
 from declip_runtime.plan_builder import BuildOptions, build_plan
 from declip_runtime.plan_check import check
 from declip_runtime.plans import GRAPHS, Site, best_plan, parse_profile
+from declip_runtime.signature import Range
 from declip_runtime.sizes import parse_size
 
 from .options import engine_argument
@@ -38,7 +41,11 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     "-o", "--output", type=click.Path(), help="Write a copy of the engine there; default: into ENGINE itself."
 )
 @click.option("--precision", type=click.Choice(list(GRAPHS)), default="fp16", show_default=True)
-@click.option("--batch", default="1,64,64", show_default=True, metavar="MIN,OPT,MAX", help="Batch sizes that it takes.")
+@click.option("--component", metavar="NAME", help="Only this model of a generator; default: all of them.")
+@click.option("--batch", metavar="MIN,OPT,MAX", help="Batch sizes that it takes; default: 1,64,64, or the generator's.")
+@click.option(
+    "--range", "ranges", multiple=True, metavar="NAME=MIN,OPT,MAX", help="Sizes of a generator, as height=64,64,96."
+)
 @click.option("--device", default="cuda:0", show_default=True, metavar="NAME", help="GPU to build on and for.")
 @click.option("--workspace", callback=_size, metavar="SIZE", help="Most memory to try tactics with; default: all.")
 @click.option("--level", type=click.IntRange(0, 5), default=3, show_default=True, help="0 builds fast, 5 runs fast.")
@@ -50,7 +57,9 @@ def command(
     engine: str | None,
     output: str | None,
     precision: Precision,
-    batch: str,
+    component: str | None,
+    batch: str | None,
+    ranges: tuple[str, ...],
     device: str,
     workspace: int | None,
     level: int,
@@ -61,9 +70,10 @@ def command(
 ) -> None:
     """Build a TensorRT plan of ENGINE for this machine's GPU and put it into the engine file.
 
-    An engine keeps plans for any number of GPUs and TensorRT versions, and its scores and id stay the same. Without a
-    plan that fits, the first Scorer on a GPU builds one by itself and keeps it in the cache: this command is for
-    shipping it. Without ENGINE: the bundled one, with -o. Takes from seconds to many minutes; Ctrl-C leaves no trace.
+    Of a generator a plan of each of its models is built. An engine keeps plans for any number of GPUs and TensorRT
+    versions, and its scores and id stay the same. Without a plan that fits, the first Scorer on a GPU builds one by
+    itself and keeps it in the cache: this command is for shipping it. Without ENGINE: the bundled one, with -o. Takes
+    from seconds to many minutes; Ctrl-C leaves no trace.
 
     \b
     declip build declip.engine
@@ -75,25 +85,60 @@ def command(
     file = EngineFile.open(engine or bundled_engine())
     target = require_room_for_plans(file, output)
     options = BuildOptions(
-        parse_profile(batch), workspace, level, version_compatible, without_lean, hardware_compatible, detailed
+        None if batch is None else parse_profile(batch),
+        _ranges(ranges),
+        workspace=workspace,
+        level=level,
+        version_compatible=version_compatible,
+        without_lean=without_lean,
+        hardware_compatible=hardware_compatible,
+        detailed=detailed,
     )
-    site = tensorrt_library.site(gpu_index(device))
-    with share_bar(f"building a plan of {file.manifest.name} for {site}") as progress:
-        plan, content = build_plan(
-            file, options, precision=precision, device=site.device, cache=Cache(), progress=progress
+    known = {name for signature in file.manifest.signatures.values() for name in signature.free}
+    if unknown := set(options.sizes) - known:
+        raise UsageError(
+            f"--range {', '.join(sorted(unknown))}: this engine's free sizes are {', '.join(sorted(known))}."
         )
+    site = tensorrt_library.site(gpu_index(device))
+    built: list[tuple[Plan, bytes]] = []
+    for name in file.manifest.signatures if component is None else (component,):
+        own = replace(options, sizes={n: r for n, r in options.sizes.items() if n in signature_of(file, name).free})
+        with share_bar(f"building a plan of {name or file.manifest.name} for {site}") as progress:
+            built.append(
+                build_plan(
+                    file,
+                    own,
+                    component=name,
+                    precision=precision,
+                    device=site.device,
+                    cache=Cache(),
+                    progress=progress,
+                )
+            )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".declip-build-") as folder:
-        draft = add_plan(file.path, plan, content, Path(folder) / "draft.engine")
-        compared = _compared(draft, plan, site)
+        draft = add_plans(file.path, built, Path(folder) / "draft.engine")
+        compared = [_compared(draft, plan, site) for plan, _ in built]
         draft.path.replace(target)
-    size = f"{len(content) / 1e6:,.1f} MB"
-    click.echo(f"{visible(str(target))}: {plan.entry}, {size}, batches {plan.profile}; {compared}")
+    for (plan, content), result in zip(built, compared, strict=True):
+        size = f"{len(content) / 1e6:,.1f} MB"
+        click.echo(f"{visible(str(target))}: {plan.entry}, {size}, batches {plan.profile}; {result}")
+
+
+def _ranges(texts: tuple[str, ...]) -> dict[str, Range]:
+    ranges = {}
+    for text in texts:
+        name, equals, sizes = text.partition("=")
+        if not equals:
+            raise UsageError(f"{text!r} is no range of sizes. Write it as height=64,64,96.")
+        ranges[name.strip()] = parse_profile(sizes)
+    return ranges
 
 
 def _compared(draft: EngineFile, plan: Plan, site: Site) -> str:
     """Say whether the new plan computes what the engine does on the CPU. Raises BackendExecutionError where not."""
-    if best_plan(draft, plan.precision, site) != plan:
+    if best_plan(draft, plan.precision, site, plan.component) != plan:
         return "not compared with a CPU, because another plan of the engine is used here"
-    with closing(TensorRTBackend(draft, device=f"cuda:{site.device}", precision=plan.precision)) as backend:
-        missing = check(draft, backend.precision, backend.run, f"the plan {plan.entry}")
+    device = f"cuda:{site.device}"
+    with closing(TensorRTBackend(draft, component=plan.component, device=device, precision=plan.precision)) as backend:
+        missing = check(draft, backend.precision, backend.compute, f"the plan {plan.entry}", plan.component)
     return "compared with the engine on the CPU" if missing is None else f"not compared with a CPU: {missing}"

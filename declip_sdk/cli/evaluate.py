@@ -177,12 +177,12 @@ def _engines(paths: Sequence[str]) -> dict[str, EngineFile]:
 
 def _score_name(label: str, file: EngineFile, wanted: str | None) -> str:
     """The score that overall opinions are compared with: as the paper does, the one for good and bad photos."""
-    names = file.manifest.score_names
+    names = file.scorer.score_names
     if wanted is not None:
         if wanted not in names:
             raise UsageError(f"--score {wanted}: {label} has no such score. It gives: {', '.join(names)}.")
         return wanted
-    qualities = [spec.name for spec in file.manifest.scores if spec.kind == "quality"]
+    qualities = [spec.name for spec in file.scorer.scores if spec.kind == "quality"]
     if not qualities:
         raise UsageError(f"{label} has no score where higher is better. Name one with --score: {', '.join(names)}.")
     return "quality" if "quality" in qualities else qualities[0]

@@ -10,7 +10,7 @@ from declip_runtime.version import __version__
 
 from . import signals
 
-# verb -> what `declip --help` says of it; the verb lives in the module of its name as `command`
+# verb -> what `declip --help` says of it; the verb lives in the module of its name, with _ for -, as `command`
 VERBS = {
     "score": "Score photos: a table in the terminal, CSV or JSON for programs.",
     "info": "Show what an engine scores, how it was validated, and what runs it here.",
@@ -21,7 +21,10 @@ VERBS = {
     "doctor": "Show what this machine has, what runs here, and what would be faster.",
     "cache": "Show or clear the cache of compiled models.",
     "export": "Make an engine from an open_clip tower.",
+    "generate": "Generate pictures: the look of one image, the content of another or of a text.",
+    "export-generator": "Make an engine that generates, from a Stable Diffusion and an IP-Adapter.",
     "evaluate": "Compare scores with people's opinions on public data sets.",
+    "evaluate-generation": "Compare DP-Adapter with the plain IP-Adapter, measured by models.",
     "benchmark": "Measure how fast this machine scores.",
     "i2t": "Build I&2T: images with a perceptual and a semantic description each.",
     "train": "Train projectors on an open_clip tower.",
@@ -41,9 +44,9 @@ class LazyGroup(click.Group):
         """Import the verb's module."""
         if cmd_name not in VERBS:
             return None
-        command = import_module(f"declip_sdk.cli.{cmd_name}").command
+        command = import_module(f"declip_sdk.cli.{cmd_name.replace('-', '_')}").command
         if not isinstance(command, click.Command):
-            raise TypeError(f"declip_sdk.cli.{cmd_name}.command is not a click command")
+            raise TypeError(f"the command of {cmd_name} is not a click command")
         signals.raise_exceptions()  # all is imported; what the verb has begun it can now clean up
         return command
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console, Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from declip_runtime import tensorrt_library
@@ -15,8 +16,9 @@ from declip_runtime.backends.tensorrt import TensorRTBackend
 from declip_runtime.doctor import backend_states, chosen_here
 from declip_runtime.engine_file import EngineFile, bundled_engine
 from declip_runtime.errors import BackendUnavailableError
-from declip_runtime.manifest import Plan, ScoreSpec
-from declip_runtime.plans import best_plan, mismatch
+from declip_runtime.generator_manifest import GeneratorManifest
+from declip_runtime.manifest import Manifest, Plan, ScorerManifest, ScoreSpec
+from declip_runtime.plans import Site, best_plan, mismatch
 
 from .facts import choice, empty_grid, grid, states
 from .options import engine_argument
@@ -35,6 +37,8 @@ CARD = "model_card"  # key in an engine's provenance: Markdown
 @click.option("--format", "format_", type=click.Choice(("text", "json")), default="text", show_default=True)
 def command(engine: str | None, license_: bool, card: bool, format_: str) -> None:
     """Show what ENGINE scores, how each score was validated, and what runs it on this machine.
+
+    Of a generator: its models, and the sizes of pictures that it makes.
 
     Without ENGINE: the bundled one. The weights are not read: `declip verify` checks them.
     """
@@ -63,20 +67,31 @@ def _as_json(file: EngineFile) -> dict[str, Any]:
 
 
 def _page(file: EngineFile, chosen: Mapping[str, str], console: Console) -> RenderableType:
-    scores = empty_grid()
-    for spec in file.manifest.scores:
-        scores.add_row(Text(f"  {spec.name}"), Text(_meaning(spec)), _about(spec))
+    title, contents = _contents(file.manifest)
     plans = (Text("\nTensorRT plans", style="bold"), states(_plans(file))) if file.manifest.plans else ()
     return Group(
         Text(visible(file.manifest.name), style="bold"),
         grid(_facts(file)),
-        Text("\nscores", style="bold"),
-        scores,
+        Text(f"\n{title}", style="bold"),
+        contents,
         *plans,
         Text("\nbackends here", style="bold"),
         states(backend_states()),
         Text.assemble("\nchosen here: ", choice(chosen, console)),
     )
+
+
+def _contents(manifest: Manifest) -> tuple[str, Table]:
+    """What the engine holds, and its heading: a scorer's scores, a generator's models."""
+    table = empty_grid()
+    if isinstance(manifest, ScorerManifest):
+        for spec in manifest.scores:
+            table.add_row(Text(f"  {spec.name}"), Text(_meaning(spec)), _about(spec))
+        return "scores", table
+    for component, signature in manifest.signatures.items():
+        sizes = ", ".join(f"{name} {low}..{high}" for name, (low, _, high) in signature.free.items())
+        table.add_row(Text(f"  {component}"), Text(", ".join(manifest.kinds(component))), Text(sizes))
+    return "models", table
 
 
 def _plans(file: EngineFile) -> dict[str, str | None]:
@@ -85,13 +100,17 @@ def _plans(file: EngineFile) -> dict[str, str | None]:
     if missing is not None:
         return {_described(plan): missing for plan in file.manifest.plans}
     site = tensorrt_library.site(0)
-    try:
-        taken = best_plan(file, TensorRTBackend.resolve(file)[1], site)
-    except BackendUnavailableError:  # the lean runtime, and none that fits
-        taken = None
+    taken = [_taken(file, component, site) for component in file.manifest.signatures]
     return {
-        _described(plan) + ", used here" * (plan == taken): mismatch(file, plan, site) for plan in file.manifest.plans
+        _described(plan) + ", used here" * (plan in taken): mismatch(file, plan, site) for plan in file.manifest.plans
     }
+
+
+def _taken(file: EngineFile, component: str, site: Site) -> Plan | None:
+    try:
+        return best_plan(file, TensorRTBackend.resolve(file, component=component)[1], site, component)
+    except BackendUnavailableError:  # the lean runtime, and none that fits
+        return None
 
 
 def _described(plan: Plan) -> str:
@@ -104,12 +123,29 @@ def _facts(file: EngineFile) -> dict[str, str]:
     return {
         "id": file.id,
         "file": f"{file.path} ({file.path.stat().st_size / 1e6:.1f} MB)",
-        "input": f"{manifest.preprocess.size} x {manifest.preprocess.size}, {manifest.preprocess.interpolation}",
-        "graphs": f"{', '.join(manifest.graphs)}; weights stored as {manifest.weights_dtype}",
-        "embedding": f"{manifest.embedding_dim} values" + (", perceptual and semantic" * manifest.has_semantic),
+        **(_scorer_facts(manifest) if isinstance(manifest, ScorerManifest) else _generator_facts(file.generator)),
         "created": " by ".join(filter(None, (manifest.created, manifest.producer))),
         "licence": licence,
         "card": "data, numbers and limits: --card" if CARD in manifest.provenance else "",
+    }
+
+
+def _scorer_facts(manifest: ScorerManifest) -> dict[str, str]:
+    return {
+        "input": f"{manifest.preprocess.size} x {manifest.preprocess.size}, {manifest.preprocess.interpolation}",
+        "graphs": f"{', '.join(manifest.graphs)}; weights stored as {manifest.weights_dtype}",
+        "embedding": f"{manifest.embedding_dim} values" + (", perceptual and semantic" * manifest.has_semantic),
+    }
+
+
+def _generator_facts(manifest: GeneratorManifest) -> dict[str, str]:
+    family = {"sd": "Stable Diffusion", "sdxl": "Stable Diffusion XL"}[manifest.family]
+    made = ", ".join(f"{manifest.provenance[key]}" for key in ("base", "adapter") if key in manifest.provenance)
+    return {
+        "generates": f"pictures of {manifest.width} x {manifest.height} pixels, {family}" + f" ({made})" * bool(made),
+        "defaults": f"{manifest.steps} steps, guidance {manifest.guidance:g}, {manifest.scheduler['_class_name']}",
+        "conditions": f"embeddings of {manifest.embedding_dim} values, {len(manifest.layers)} cross-attention layers",
+        "weights": f"stored as {manifest.weights_dtype}",
     }
 
 

@@ -115,7 +115,7 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
     specs = tuple(replace(spec, validated=validated[spec.name]) for spec in result.scores)
     card = model_card(result.card["validation"], row, judgement, specs)
     provenance = {**engine.manifest.provenance, "model_card": card}
-    manifest = replace(engine.manifest, scores=specs, provenance=provenance)
+    manifest = replace(engine.scorer, scores=specs, provenance=provenance)
     # what was judged is kept to the byte, and its id: notes and card decide no score
     engine = write_engine(engine.path, manifest, {name: engine.chunks(name) for name in engine.manifest.entries})
     for name, value in row.items():

@@ -15,7 +15,7 @@ import torch
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.engine_writer import write_engine
 from declip_runtime.errors import ExportError, UsageError
-from declip_runtime.manifest import License, Manifest, Preprocess, ScoreSpec
+from declip_runtime.manifest import License, Preprocess, ScorerManifest, ScoreSpec
 from declip_runtime.version import __version__
 from declip_training.model.declip import DeCLIP
 
@@ -91,7 +91,7 @@ def export_engine(
             _check(work / f"{precision}.onnx")
         graphs = {precision: f"graphs/{precision}.onnx" for precision in precisions}
         entries = {WEIGHTS: work / WEIGHTS, **{graphs[p]: work / f"{p}.onnx" for p in precisions}}
-        manifest = Manifest(
+        manifest = ScorerManifest(
             name=name or target.stem,
             preprocess=preprocess,
             scores=tuple(scores),

@@ -100,7 +100,7 @@ def measure_parity(declip: DeCLIP, engine: EngineFile, images: Array, named: Nam
     as the engine stores them. The FP16 graph, emulated or on the named backend, has a bar of its own. FP16 storage,
     bf16, INT8 and FP8 are measured and stated.
     """
-    manifest = engine.manifest
+    manifest = engine.scorer
     graph = EngineGraph(declip, manifest.preprocess, semantic=manifest.has_semantic)
     model = _declip_output(declip, manifest.preprocess, images, manifest.has_semantic)
     stored = _graph_output(graph, images)

@@ -39,7 +39,7 @@ def write_test_vectors(engine: EngineFile, photos: Sequence[Path], folder: Path)
     """
     if len({p.stem for p in photos}) < len(photos):
         raise UsageError("two photos have the same name. Rename one: vectors are kept by name.")
-    manifest = engine.manifest
+    manifest = engine.scorer
     (folder / "pixels").mkdir(parents=True, exist_ok=True)
     backend = choose(engine, precision="fp32")
     vectors: list[dict[str, Any]] = []

@@ -100,7 +100,7 @@ def model_rows(
     """Speed of the model alone: a row for every backend, precision and batch size; ``tell`` as in ``open_backends``."""
     for backend in open_backends(engine, threads, tell):
         for batch in batches:
-            timing = measure(model_workload(backend, engine.manifest.preprocess.size, batch), seconds)
+            timing = measure(model_workload(backend, engine.scorer.preprocess.size, batch), seconds)
             who: Row = {"what": "model only", "backend": backend.name, "precision": backend.precision, "batch": batch}
             yield {**who, **timing.columns(batch)}
 

@@ -1,8 +1,8 @@
-"""A lane of ONNX Runtime on a GPU: inputs and outputs bound to memory there, one set of buffers for each batch size.
+"""A lane of ONNX Runtime on a GPU: inputs and outputs bound to memory there, buffers for each set of sizes.
 
-The addresses never change, which is what lets ONNX Runtime capture and replay a CUDA graph for each batch; and nothing
-is copied but pixels in and results out. Whatever thread asks, one thread of the lane's own makes every run: ONNX
-Runtime keeps a captured graph for the thread that captured it, and forbids several threads in a session that captures.
+The addresses never change, which is what lets ONNX Runtime capture and replay a CUDA graph for each; and nothing is
+copied but inputs in and results out. Whatever thread asks, one thread of the lane's own makes every run: ONNX Runtime
+keeps a captured graph for the thread that captured it, and forbids several threads in a session that captures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .lanes import Images, Outputs
+from .lanes import Outputs, rows
+from .signature import Arrays, Signature, Sizes, SizesKey, key_of
 
 _WARM_UPS = 3  # ONNX Runtime captures after its own first runs
 
@@ -25,9 +26,9 @@ _graphs = itertools.count(1)
 
 @dataclass
 class _Bound:
-    """What is bound for one batch."""
+    """What is bound for one set of sizes."""
 
-    images: Any
+    inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
     binding: Any
     options: Any
@@ -36,51 +37,51 @@ class _Bound:
 class BoundLane:
     """Runs ``session`` on memory of ``device`` ("cuda", or "cpu" in tests) number ``index`` (see ``lanes.Lane``).
 
-    ``shapes`` of one image's ``images`` (uint8) and outputs (float32) by name. ``guarded`` runs what is ONNX Runtime's
-    and turns its exceptions into ours. No other lane may run the session meanwhile.
+    ``signature`` is what it takes and gives. ``guarded`` runs what is ONNX Runtime's and turns its exceptions into
+    ours. No other lane may run the session meanwhile.
     """
 
     def __init__(
         self,
         library: Any,
         session: Any,
-        shapes: Mapping[str, tuple[int, ...]],
+        signature: Signature,
         guarded: Callable[[Callable[[], Any]], Any],
         *,
         device: str,
         index: int,
     ) -> None:
-        self._library, self._session, self._shapes, self._guarded = library, session, shapes, guarded
+        self._library, self._session, self._signature, self._guarded = library, session, signature, guarded
         self._device, self._index = device, index
-        self._bound: dict[int, _Bound] = {}
+        self._bound: dict[SizesKey, _Bound] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="declip-onnxruntime")
         self._running: Future[Outputs] | None = None
 
-    def prepare(self, batch: int) -> None:
+    def prepare(self, sizes: Sizes) -> None:
         """Allocate and bind buffers, and run until what happens only at first has happened."""
-        self._bound[batch] = self._worker.submit(self._guarded, lambda: self._bind(batch)).result()
-        images = np.zeros((batch, *self._shapes["images"]), np.uint8)
+        self._bound[key_of(sizes)] = self._worker.submit(self._guarded, lambda: self._bind(sizes)).result()
+        inputs = {name: np.zeros(spec.sized(sizes), spec.dtype) for name, spec in self._signature.inputs.items()}
         for _ in range(_WARM_UPS):
-            self.start(images, batch)
+            self.start(inputs, sizes)
             self.finish()
 
-    def start(self, images: Images, batch: int) -> None:
-        """Let the worker copy the images to the GPU and run."""
-        bound, count, padded = self._bound[batch], len(images), images
-        if count < batch:
-            padded = np.zeros((batch, *images.shape[1:]), np.uint8)
-            padded[:count] = images
-        self._running = self._worker.submit(
-            self._guarded, lambda: self._run(bound, np.ascontiguousarray(padded), count)
-        )
+    def start(self, inputs: Arrays, sizes: Sizes) -> None:
+        """Let the worker copy the inputs to the GPU and run."""
+        bound, count = self._bound[key_of(sizes)], rows(inputs)
+        padded = {name: _padded(inputs[name], spec.sized(sizes)) for name, spec in self._signature.inputs.items()}
+        self._running = self._worker.submit(self._guarded, lambda: self._run(bound, padded, count))
 
     def finish(self) -> Outputs:
-        """The results of the images that were given."""
+        """The results of the rows that were given."""
         running, self._running = self._running, None
         try:
             return {} if running is None else running.result()
         finally:
             del running  # else its exception, this frame and the session would hold each other
+
+    def release(self, sizes: Sizes) -> None:
+        """Free the buffers of these sizes."""
+        del self._bound[key_of(sizes)]
 
     def close(self) -> None:
         """End the worker, free the buffers and let go of the session."""
@@ -89,22 +90,36 @@ class BoundLane:
         self._bound.clear()
         del self._session
 
-    def _run(self, bound: _Bound, images: Images, count: int) -> Outputs:
-        bound.images.update_inplace(images)
+    def _run(self, bound: _Bound, inputs: Arrays, count: int) -> Outputs:
+        for name, array in inputs.items():
+            bound.inputs[name].update_inplace(array)
         self._session.run_with_iobinding(bound.binding, bound.options)
         return {name: value.numpy()[:count].copy() for name, value in bound.outputs.items()}
 
-    def _bind(self, batch: int) -> _Bound:
-        def memory(name: str, kind: type) -> Any:
-            make = self._library.OrtValue.ortvalue_from_shape_and_type
-            return make([batch, *self._shapes[name]], kind, self._device, self._index)
+    def _bind(self, sizes: Sizes) -> _Bound:
+        make = self._library.OrtValue.ortvalue_from_shape_and_type
+
+        def memory(specs: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                name: make(list(spec.sized(sizes)), np.dtype(spec.dtype).type, self._device, self._index)
+                for name, spec in specs.items()
+            }
 
         binding = self._session.io_binding()
-        images = memory("images", np.uint8)
-        binding.bind_ortvalue_input("images", images)
-        outputs = {name: memory(name, np.float32) for name in self._shapes if name != "images"}
+        inputs, outputs = memory(self._signature.inputs), memory(self._signature.outputs)
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
         for name, value in outputs.items():
             binding.bind_ortvalue_output(name, value)
         options = self._library.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(next(_graphs)))
-        return _Bound(images, outputs, binding, options)
+        return _Bound(inputs, outputs, binding, options)
+
+
+def _padded(array: Any, shape: tuple[int, ...]) -> Any:
+    """The array with zero rows behind its own, contiguous."""
+    if len(array) == shape[0]:
+        return np.ascontiguousarray(array)
+    padded = np.zeros(shape, array.dtype)
+    padded[: len(array)] = array
+    return padded

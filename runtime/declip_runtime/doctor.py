@@ -67,7 +67,7 @@ def backend_states() -> dict[str, str | None]:
 def chosen_here(engine: EngineFile) -> dict[str, str]:
     """What ``Scorer`` would take (backend, device, precision), or ``error`` with the reasons why nothing."""
     try:
-        return asdict(backends.resolve(engine))
+        return asdict(backends.resolve(engine, component=engine.manifest.main))
     except BackendError as error:
         return {"error": str(error)}
 

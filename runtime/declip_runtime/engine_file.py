@@ -31,7 +31,8 @@ from .errors import (
     NotAnEngineError,
     UsageError,
 )
-from .manifest import Manifest
+from .generator_manifest import GeneratorManifest
+from .manifest import Manifest, ScorerManifest
 
 MANIFEST = "manifest.json"
 WEIGHTS = container.FIRST
@@ -79,6 +80,20 @@ class EngineFile:
     def id(self) -> str:
         """Hex SHA-256 of what decides a score; the same wherever the file lies and whatever plans it carries."""
         return self.manifest.engine_id
+
+    @property
+    def scorer(self) -> ScorerManifest:
+        """The manifest of an engine that scores photos. Raises UsageError for one of another kind."""
+        if not isinstance(self.manifest, ScorerManifest):
+            raise UsageError(f"{self.path} generates pictures and scores none. Use DPAdapter or declip generate.")
+        return self.manifest
+
+    @property
+    def generator(self) -> GeneratorManifest:
+        """The manifest of an engine that generates pictures. Raises UsageError for one of another kind."""
+        if not isinstance(self.manifest, GeneratorManifest):
+            raise UsageError(f"{self.path} scores photos and generates none. Use Scorer or declip score.")
+        return self.manifest
 
     def read(self, entry: str) -> bytes:
         """All bytes of a small entry, checked against its hash. Raises EngineCorruptError."""

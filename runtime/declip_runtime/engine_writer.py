@@ -15,7 +15,7 @@ from typing import BinaryIO
 from . import container, onnx_head
 from .engine_file import MANIFEST, WEIGHTS, EngineFile, manifest_of
 from .errors import DeclipError, UsageError
-from .manifest import GRAPH_NAMES, Entry, Manifest, Plan
+from .manifest import GRAPH_KINDS, Entry, Manifest, Plan
 
 Content = bytes | Path | Iterable[bytes]
 """What becomes an entry: its bytes, the file that holds them, or pieces of them in order."""
@@ -34,7 +34,7 @@ def write_engine(path: str | os.PathLike[str], manifest: Manifest, entries: Mapp
     not take the engine.
     """
     target = Path(path)
-    missing = {WEIGHTS, *manifest.graphs.values(), *(p.entry for p in manifest.plans)} - set(entries)
+    missing = {WEIGHTS, *manifest.graphs.values(), *manifest.files, *(p.entry for p in manifest.plans)} - set(entries)
     if missing or MANIFEST in entries:
         raise UsageError(
             f"an engine needs the entries {sorted(missing)} too, and writes {MANIFEST} itself. Give all but that."
@@ -58,22 +58,26 @@ def write_engine(path: str | os.PathLike[str], manifest: Manifest, entries: Mapp
     return EngineFile.open(target)
 
 
-def add_plan(
-    path: str | os.PathLike[str], plan: Plan, data: Content, output: str | os.PathLike[str] | None = None
+def add_plans(
+    path: str | os.PathLike[str],
+    plans: Iterable[tuple[Plan, Content]],
+    output: str | os.PathLike[str] | None = None,
 ) -> EngineFile:
-    """Add a TensorRT plan to an engine, or replace the one of the same entry; ``engine.id`` stays.
+    """Add TensorRT plans to an engine, replacing those of the same entries; ``engine.id`` stays.
 
     The engine is copied, checked against its hashes on the way, and appears at ``output`` in one step; None is its own
     place. Raises what ``require_room_for_plans`` raises, and EngineError for an engine that cannot be used.
     """
     engine = EngineFile.open(path)
     target = require_room_for_plans(engine, output)
-    if not plan.entry.startswith("plans/"):
-        raise UsageError(f"the plan's entry is {plan.entry!r}. Choose a name that begins with plans/.")
     entries: dict[str, Content] = {name: engine.chunks(name) for name in engine.manifest.entries}
-    entries[plan.entry] = data
-    plans = (*(p for p in engine.manifest.plans if p.entry != plan.entry), plan)
-    return write_engine(target, replace(engine.manifest, entries={}, plans=plans), entries)
+    described = {plan.entry: plan for plan in engine.manifest.plans}
+    for plan, content in plans:
+        if not plan.entry.startswith("plans/"):
+            raise UsageError(f"the plan's entry is {plan.entry!r}. Choose a name that begins with plans/.")
+        described.pop(plan.entry, None)  # a new one comes last
+        described[plan.entry], entries[plan.entry] = plan, content
+    return write_engine(target, replace(engine.manifest, entries={}, plans=tuple(described.values())), entries)
 
 
 def require_room_for_plans(engine: EngineFile, output: str | os.PathLike[str] | None = None) -> Path:
@@ -101,16 +105,25 @@ def pack(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> Engine
     a graph that is not ONNX.
     """
     source = Path(folder)
-    graphs = {name: f"graphs/{name}.onnx" for name in GRAPH_NAMES if (source / f"{name}.onnx").is_file()}
-    if not (source / MANIFEST).is_file() or "fp32" not in graphs:
-        raise UsageError(f"{source} must hold {MANIFEST} and fp32.onnx. `declip unpack` shows the form.")
-    manifest = replace(_without_hashes(source / MANIFEST), graphs=graphs)
+    if not (source / MANIFEST).is_file():
+        raise UsageError(f"{source} must hold {MANIFEST} and graphs. `declip unpack` shows the form.")
+    described = _without_hashes(source / MANIFEST)
+    names = [described.graph_name(component, kind) for component in described.signatures for kind in GRAPH_KINDS]
+    graphs = {name: f"graphs/{name}.onnx" for name in names if (source / f"{name}.onnx").is_file()}
+    for component in described.signatures:
+        if (name := described.graph_name(component, "fp32")) not in graphs:
+            raise UsageError(f"{source} must hold {name}.onnx. `declip unpack` shows the form.")
+    manifest = replace(described, graphs=graphs)
     weights = source / WEIGHTS
     entries: dict[str, Content] = {WEIGHTS: weights if weights.is_file() else b""}
     for name, entry in graphs.items():
         head = _read(source / f"{name}.onnx")
         _require_weights(source / f"{name}.onnx", head, weights.stat().st_size if weights.is_file() else 0)
         entries[entry] = head
+    for entry in manifest.files:
+        if not (source / entry).is_file():
+            raise UsageError(f"{source / entry} is missing. `declip unpack` shows the form.")
+        entries[entry] = source / entry
     for plan in manifest.plans:
         if not (source / plan.entry).is_file():
             raise UsageError(f"{source / plan.entry} is missing. Put it there or take it out of {MANIFEST}.")

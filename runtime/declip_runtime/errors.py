@@ -18,8 +18,9 @@
     │   ├── BackendUnavailableError           not installed, no device, unknown name
     │   ├── PrecisionError                    this engine or device cannot compute in that precision
     │   └── BackendExecutionError             the vendor library failed while compiling or running
-    │       └── DeviceMemoryError             the GPU has too little free memory
-    ├── ScorerStateError                      a closed scorer, or one used after fork
+    │       └── DeviceMemoryError             the GPU, or the memory of a CPU, has too little free
+    ├── GenerationCancelled                   whoever watches a generation stopped it
+    ├── ScorerStateError                      a closed scorer or adapter, or one used after fork
     ├── CacheError                            `declip cache` cannot do what was asked
     ├── ExportError                           a tower or prompt file that cannot become an engine
     │   └── CheckpointError                   projector weights that do not fit or are damaged
@@ -27,7 +28,7 @@
 
 Messages are one sentence of what is wrong and one of what to do. A vendor's exception never escapes: it is
 kept as ``__cause__``. ``CacheWarning`` is issued where a cache cannot be written, ``BackendWarning`` where a backend
-has to do with less than was asked for; work goes on.
+has to do with less than was asked for, ``PromptWarning`` where a text is not used as it was given; work goes on.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ __all__ = [
     "EngineTruncatedError",
     "EngineVersionError",
     "ExportError",
+    "GenerationCancelled",
     "ImageDecodeError",
     "ImageError",
     "ImageNotFoundError",
@@ -56,6 +58,7 @@ __all__ = [
     "ManifestError",
     "NotAnEngineError",
     "PrecisionError",
+    "PromptWarning",
     "ScorerStateError",
     "TrainingError",
     "UsageError",
@@ -135,11 +138,15 @@ class BackendExecutionError(BackendError):
 
 
 class DeviceMemoryError(BackendExecutionError):
-    """The GPU has too little free memory."""
+    """The GPU has too little free memory, or the machine where a CPU is to hold the model."""
+
+
+class GenerationCancelled(DeclipError):  # noqa: N818 - somebody's wish, not a mistake
+    """A generation that was stopped from its ``on_step``; its pictures are not finished."""
 
 
 class ScorerStateError(DeclipError):
-    """The scorer was closed, or is used in a process forked after it was made."""
+    """The scorer or adapter was closed, or is used in a process forked after it was made."""
 
 
 class CacheError(DeclipError):
@@ -152,6 +159,10 @@ class BackendWarning(UserWarning):
 
 class CacheWarning(UserWarning):
     """The cache of compiled models cannot be used (not writable, too small, an altered entry); scoring goes on."""
+
+
+class PromptWarning(UserWarning):
+    """A text was cut to what the text encoder reads, or has no effect; generation goes on."""
 
 
 class ExportError(DeclipError):

@@ -1,8 +1,11 @@
-"""How batches of any size run on a GPU whose plan likes few sizes: a ladder, padding, and lanes that overlap.
+"""How inputs of any size run on a GPU that likes few sizes: a ladder, padding, and lanes that overlap.
 
 A *lane* is one execution context with a stream and buffers of its own. It works on one batch at a time and is given the
 next while another lane still computes, so that copying overlaps computing. Everything here is about who works on what;
 what a lane does is the vendor's (``plan_lane``), or a fake's in tests.
+
+``Lanes`` is for models of which only the batch is free, ``OnDemand`` for those with other free sizes: there the same
+sizes come again and again, as in the steps of a generation, and each is made ready when it is first met.
 """
 
 from __future__ import annotations
@@ -11,30 +14,34 @@ import queue
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from .errors import BackendExecutionError, BackendWarning, DeviceMemoryError
+from .signature import BATCH, Array, Arrays, Sizes, SizesKey, key_of
 
-Outputs = Mapping[str, npt.NDArray[np.float32]]
-Images = npt.NDArray[np.uint8]
+Outputs = dict[str, Array]
+
+_KEPT = 4  # sizes that are ready at once in OnDemand: each holds an execution context, and memory
 
 
 class Lane(Protocol):
     """One execution context. Used by one thread at a time."""
 
-    def prepare(self, batch: int) -> None:
-        """Make ``batch`` ready to run at full speed. Raises DeviceMemoryError, BackendExecutionError."""
+    def prepare(self, sizes: Sizes) -> None:
+        """Make these ``sizes`` ready to run at full speed. Raises DeviceMemoryError, BackendExecutionError."""
 
-    def start(self, images: Images, batch: int) -> None:
-        """Begin to run ``images`` uint8 [n, S, S, 3], padded to ``batch`` (prepared, at least n); does not wait."""
+    def start(self, inputs: Arrays, sizes: Sizes) -> None:
+        """Begin to run ``inputs``, whose rows are padded to the batch of ``sizes`` (prepared); does not wait."""
 
     def finish(self) -> Outputs:
-        """Wait for what was started; the results of its n images, in arrays of the caller's own."""
+        """Wait for what was started; the results of the rows that were given, in arrays of the caller's own."""
+
+    def release(self, sizes: Sizes) -> None:
+        """Free what ``prepare`` made for these sizes."""
 
     def close(self) -> None:
         """Free everything."""
@@ -58,12 +65,15 @@ class Lanes:
             self._free.put(lane)
         self._closing = threading.Lock()
 
-    def run(self, images: Images) -> dict[str, npt.NDArray[np.float32]]:
-        """Run uint8 [B, S, S, 3], B at least 1; every output [B, ...] in the order of the images.
+    def run(self, inputs: Arrays) -> Outputs:
+        """Run inputs [B, ...], B at least 1; every output [B, ...] in the order of the rows.
 
         What is more than the capacity is cut into pieces, and a second lane takes part where one is free.
         """
-        pieces = [images[start : start + self.capacity] for start in range(0, len(images), self.capacity)]
+        pieces = [
+            {name: array[start : start + self.capacity] for name, array in inputs.items()}
+            for start in range(0, rows(inputs), self.capacity)
+        ]
         with self._borrowed(len(pieces)) as lanes:
             results = list(_overlapped(pieces, lanes, self._rung))
         return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
@@ -74,8 +84,8 @@ class Lanes:
             while self._all:
                 stack.callback(self._all.pop().close)
 
-    def _rung(self, count: int) -> int:
-        return next(size for size in self.ladder if size >= count)
+    def _rung(self, count: int) -> Sizes:
+        return {BATCH: next(size for size in self.ladder if size >= count)}
 
     @contextmanager
     def _borrowed(self, wanted: int) -> Iterator[Sequence[Lane]]:
@@ -93,6 +103,39 @@ class Lanes:
                 self._free.put(lane)
 
 
+class OnDemand:
+    """One lane that makes sizes ready when they are first asked for; of the last four they stay ready.
+
+    ``run`` may be called from many threads, which take turns.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._ready: dict[SizesKey, Sizes] = {}
+        self._turn = threading.Lock()
+
+    def run(self, inputs: Arrays, sizes: Sizes) -> Outputs:
+        """Run inputs whose free dimensions have these ``sizes``. Raises DeviceMemoryError, BackendExecutionError."""
+        key = key_of(sizes)
+        with self._turn:
+            if self._ready.pop(key, None) is None:
+                while len(self._ready) >= _KEPT:
+                    self._lane.release(self._ready.pop(next(iter(self._ready))))
+                self._lane.prepare(sizes)
+            self._ready[key] = sizes  # the last one asked for is the last one to go
+            self._lane.start(inputs, sizes)
+            return self._lane.finish()
+
+    def close(self) -> None:
+        """Free the lane. Nobody may be running."""
+        self._lane.close()
+
+
+def rows(inputs: Arrays) -> int:
+    """How many rows the inputs have: the size of their first axis, which is the batch."""
+    return len(next(iter(inputs.values())))
+
+
 def ladder(capacity: int, smallest: int = 1) -> tuple[int, ...]:
     """Batch sizes that are made ready: of 1, 2, 3, 4, 6, 8, 12, ... those within the limits, and the limits themselves.
 
@@ -106,7 +149,7 @@ def ladder(capacity: int, smallest: int = 1) -> tuple[int, ...]:
     return tuple(sorted(size for size in rungs if smallest <= size <= capacity))
 
 
-def _overlapped(pieces: Sequence[Images], lanes: Sequence[Lane], rung: Callable[[int], int]) -> Iterator[Outputs]:
+def _overlapped(pieces: Sequence[Arrays], lanes: Sequence[Lane], rung: Callable[[int], Sizes]) -> Iterator[Outputs]:
     """Results in order, each lane being given its next piece before the results of another are waited for.
 
     Whatever is raised, every lane that was started is waited for: it may still read and write its buffers.
@@ -117,7 +160,7 @@ def _overlapped(pieces: Sequence[Images], lanes: Sequence[Lane], rung: Callable[
             if len(working) == len(lanes):
                 yield working.popleft().finish()
             lane = lanes[number % len(lanes)]
-            lane.start(piece, rung(len(piece)))
+            lane.start(piece, rung(rows(piece)))
             working.append(lane)
         while working:
             yield working.popleft().finish()
@@ -138,7 +181,7 @@ def _as_many_as_fit(
             for _ in range(count):
                 lanes.append(open_lane(capacity))
                 for batch in reversed(ladder(capacity, smallest)):  # the largest tells soonest whether memory suffices
-                    lanes[-1].prepare(batch)
+                    lanes[-1].prepare({BATCH: batch})
         except DeviceMemoryError as error:
             _close(lanes)
             if capacity == smallest and count == 1:

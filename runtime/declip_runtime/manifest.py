@@ -11,14 +11,14 @@ import hashlib
 import json
 import re
 import reprlib
-import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import cache
-from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
-from .errors import EngineVersionError, ManifestError, NotAnEngineError
+from .errors import ManifestError, NotAnEngineError
+from .signature import BATCH, Range, Signature, TensorSpec
+from .typed_fields import Typed, not_valid, require, require_version, typed
 
 FORMAT = "declip-engine"
 SCHEMA = 1
@@ -33,38 +33,14 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 ScoreKind = Literal["quality", "degree"]
-GRAPH_NAMES = ("fp32", "fp16", "int8", "int8-fp16", "fp8")
+GRAPH_KINDS = ("fp32", "fp16", "int8", "int8-fp16", "fp8")
 
-
-def _not_valid(message: str) -> ManifestError:
-    return ManifestError(f"the engine's manifest is not valid: {message}. Export the engine again.")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise _not_valid(message)
-
-
-def _require_version(where: str, value: Any, newest: int) -> None:
-    if not _is_plain(value, int) or value < 1:
-        raise _of_another_type(where, value, "a whole number from 1 on")
-    if value > newest:
-        raise EngineVersionError(
-            f"this engine uses {where} {value}, this SDK reads up to {newest}. Run: pip install -U declip-sdk"
-        )
-
-
-class _Typed:
-    """Base of the descriptions: a field of a type that its hint does not allow is refused, however one was made."""
-
-    def __post_init__(self) -> None:
-        cls: Any = type(self)  # mypy takes a bare class for unhashable
-        for name, hint in _hints(cls).items():
-            object.__setattr__(self, name, _typed(getattr(self, name), hint, f"{cls.__name__}.{name}"))
+SCORING_BATCH = Range(1, 64, 64)
+"""Batch sizes of a scorer's plans, unless other ones are asked for: streams of photos run at the largest."""
 
 
 @dataclass(frozen=True)
-class Preprocess(_Typed):
+class Preprocess(Typed):
     """How a picture becomes the tower's input, exactly as open_clip's evaluation transform does it.
 
     The shorter side is resized to ``size`` with Pillow's antialiased filter, then the centre square is cut out.
@@ -80,13 +56,13 @@ class Preprocess(_Typed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_version("preprocess.version", self.version, PREPROCESSING_VERSION)
-        _require(16 <= self.size <= 4096, f"preprocess.size is {self.size}, allowed are 16..4096")
-        _require(min(self.std) > 0, "preprocess.std must be positive")
+        require_version("preprocess.version", self.version, PREPROCESSING_VERSION)
+        require(16 <= self.size <= 4096, f"preprocess.size is {self.size}, allowed are 16..4096")
+        require(min(self.std) > 0, "preprocess.std must be positive")
 
 
 @dataclass(frozen=True)
-class Validation(_Typed):
+class Validation(Typed):
     """What a score was compared with, and how well it agreed (``srcc`` in -1..1, ``n`` images).
 
     ``dataset`` is one of people's opinions, or says that it holds none: ladders of known strength, for attributes.
@@ -99,11 +75,11 @@ class Validation(_Typed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(-1.0 <= self.srcc <= 1.0 and self.n > 0, f"validation on {self.dataset!r} is out of range")
+        require(-1.0 <= self.srcc <= 1.0 and self.n > 0, f"validation on {self.dataset!r} is out of range")
 
 
 @dataclass(frozen=True)
-class CalibrationCurve(_Typed):
+class CalibrationCurve(Typed):
     """Monotone, piecewise linear map from the raw score to the 0..1 that users see; constant beyond its ends.
 
     ``x`` strictly increasing raw scores, ``y`` non-decreasing values in 0..1, ``dataset`` what it was fitted on.
@@ -115,14 +91,14 @@ class CalibrationCurve(_Typed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(len(self.x) == len(self.y) >= 2, "a calibration curve needs at least two points")
-        _require(all(a < b for a, b in zip(self.x, self.x[1:], strict=False)), "calibration x must increase")
-        _require(all(a <= b for a, b in zip(self.y, self.y[1:], strict=False)), "calibration y must not decrease")
-        _require(all(0.0 <= v <= 1.0 for v in self.y), "calibration y must lie in 0..1")
+        require(len(self.x) == len(self.y) >= 2, "a calibration curve needs at least two points")
+        require(all(a < b for a, b in zip(self.x, self.x[1:], strict=False)), "calibration x must increase")
+        require(all(a <= b for a, b in zip(self.y, self.y[1:], strict=False)), "calibration y must not decrease")
+        require(all(0.0 <= v <= 1.0 for v in self.y), "calibration y must lie in 0..1")
 
 
 @dataclass(frozen=True)
-class ScoreSpec(_Typed):
+class ScoreSpec(Typed):
     """One named score: the mean over its antonym pairs of eq. 8, ``kind`` says what more of it means.
 
     ``validated`` is None where nobody compared the score with anything; ``calibration`` None leaves it raw.
@@ -137,14 +113,14 @@ class ScoreSpec(_Typed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(bool(_NAME.match(self.name)), f"score name {self.name!r} is not a lower-case identifier")
-        _require(self.name not in RESERVED_NAMES, f"score name {self.name!r} is reserved")
-        _require(len(self.pairs) >= 1, f"score {self.name!r} has no antonym pair")
-        _require(all(all(pair) for pair in self.pairs), f"score {self.name!r} has an incomplete pair")
+        require(bool(_NAME.match(self.name)), f"score name {self.name!r} is not a lower-case identifier")
+        require(self.name not in RESERVED_NAMES, f"score name {self.name!r} is reserved")
+        require(len(self.pairs) >= 1, f"score {self.name!r} has no antonym pair")
+        require(all(all(pair) for pair in self.pairs), f"score {self.name!r} has an incomplete pair")
 
 
 @dataclass(frozen=True)
-class Entry(_Typed):
+class Entry(Typed):
     """Size in bytes and SHA-256 (hex) of one file inside the container."""
 
     size: int
@@ -152,29 +128,19 @@ class Entry(_Typed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.size >= 0 and bool(_SHA256.match(self.sha256)), "an entry's size or hash is malformed")
-
-
-class BatchProfile(NamedTuple):
-    """Batch sizes of a TensorRT plan: the smallest and largest that it takes, and the one that it is tuned for."""
-
-    minimum: int
-    optimum: int
-    maximum: int
-
-    def __str__(self) -> str:
-        return f"{self.minimum}..{self.maximum}, tuned for {self.optimum}"
+        require(self.size >= 0 and bool(_SHA256.match(self.sha256)), "an entry's size or hash is malformed")
 
 
 @dataclass(frozen=True)
-class Plan(_Typed):
+class Plan(Typed):
     """A TensorRT plan built for one kind of device.
 
     ``entry`` is where its bytes lie in the engine, ``tensorrt`` the version that built it, ``platform`` (as
     linux-x86_64), ``compute_capability``, ``device_name`` and ``multiprocessors`` the machine and GPU it was built on,
-    ``graph_sha256`` a hash over the graph and the weights that it was built from. ``version_compatible``: later
-    releases of the same major version run it, unless it was built ``without_lean``, the runtime that they would need
-    for it. ``hardware_compatible``: every GPU from Ampere on runs it.
+    ``graph_sha256`` a hash over the graph and the weights that it was built from, ``component`` whose graph that was
+    (empty in a scorer). ``profile`` are its batch sizes, ``sizes`` those of other free dimensions.
+    ``version_compatible``: later releases of the same major version run it, unless it was built ``without_lean``, the
+    runtime that they would need for it. ``hardware_compatible``: every GPU from Ampere on runs it.
     """
 
     entry: str
@@ -182,48 +148,41 @@ class Plan(_Typed):
     compute_capability: str
     precision: str
     graph_sha256: str
-    profile: BatchProfile
+    profile: Range
     device_name: str = ""
     version_compatible: bool = False
     hardware_compatible: bool = False
     without_lean: bool = False
     platform: str = ""
     multiprocessors: int = 0
+    component: str = ""
+    sizes: Mapping[str, Range] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        low, best, high = self.profile
-        _require(1 <= low <= best <= high, f"plan {self.entry!r} has the profile {list(self.profile)}")
+        for low, best, high in (self.profile, *self.sizes.values()):
+            require(1 <= low <= best <= high, f"plan {self.entry!r} has the profile {[low, best, high]}")
 
 
 @dataclass(frozen=True)
-class License(_Typed):
+class License(Typed):
     """The licence of the weights: an SPDX identifier or name, and its full text."""
 
     name: str
     text: str = ""
 
 
-@dataclass(frozen=True)
-class Manifest(_Typed):
-    """Everything an engine says of itself.
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Typed, ABC):
+    """Everything that an engine of any kind says of itself; ``from_json`` gives the class that its ``kind`` asks for.
 
-    ``graphs`` maps a graph name (``fp32``, ``fp16``, ``int8``, ``int8-fp16``, ``fp8``) to its entry; each graph takes
-    ``images`` uint8 [B, H, W, 3] and gives ``scores`` float32 [B, K] raw, in the order of ``scores``, and
-    ``perceptual`` float32 [B, embedding_dim], L2-normalised (and ``semantic`` likewise where ``has_semantic``).
-    ``weights_dtype`` is how weights.bin stores floating-point weights. ``provenance`` is free-form: tower, data,
-    commit, parity table.
+    ``graphs`` maps a graph's name to its entry. ``weights_dtype`` is how weights.bin stores floating-point weights.
+    ``provenance`` is free-form: tower, data, commit, parity table.
     """
 
     name: str
-    preprocess: Preprocess
-    scores: tuple[ScoreSpec, ...]
-    embedding_dim: int
-    logit_scale: float
     graphs: Mapping[str, str]
     entries: Mapping[str, Entry] = field(default_factory=dict)
-    kind: Literal["scorer"] = "scorer"
-    has_semantic: bool = False
     weights_dtype: Literal["float16", "float32"] = "float16"
     producer: str = ""
     created: str = ""
@@ -234,45 +193,65 @@ class Manifest(_Typed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_version("schema", self.schema, SCHEMA)
-        _require(bool(self.name), "the engine has no name")
-        names = [s.name for s in self.scores]
-        _require(len(names) >= 1, "the engine has no score")
-        _require(len(set(names)) == len(names), "two scores share a name")
-        _require(self.embedding_dim >= 1, "embedding_dim must be positive")
-        _require(self.logit_scale > 0, "logit_scale must be positive")
-        _require("fp32" in self.graphs, "the fp32 graph is missing")
-        unknown = set(self.graphs) - set(GRAPH_NAMES)
-        _require(not unknown, f"unknown graphs {sorted(unknown)}")
-        missing = [g for g in (*self.graphs.values(), *(p.entry for p in self.plans)) if g not in self.entries]
-        _require(not self.entries or not missing, f"no hash for {missing}")
+        require_version("schema", self.schema, SCHEMA)
+        require(bool(self.name), "the engine has no name")
+        self._check()
+        for component in self.signatures:
+            name = self.graph_name(component, "fp32")
+            require(name in self.graphs, f"the {name} graph is missing")
+        known = {self.graph_name(component, kind) for component in self.signatures for kind in GRAPH_KINDS}
+        unknown = set(self.graphs) - known
+        require(not unknown, f"unknown graphs {sorted(unknown)}")
+        named = (*self.graphs.values(), *self.files, *(p.entry for p in self.plans))
+        missing = [entry for entry in named if entry not in self.entries]
+        require(not self.entries or not missing, f"no hash for {missing}")
         try:  # provenance may hold anything, and any text may hold half a character
             json.dumps(asdict(self), ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
-            raise _not_valid(f"it cannot be written as JSON ({error})") from error
+            raise not_valid(f"it cannot be written as JSON ({error})") from error
+
+    @abstractmethod
+    def _check(self) -> None:
+        """What must be true of this kind of engine. Raises ManifestError."""
 
     @property
-    def score_names(self) -> tuple[str, ...]:
-        """Names of the scores in the order of the graph's columns."""
-        return tuple(s.name for s in self.scores)
+    @abstractmethod
+    def signatures(self) -> Mapping[str, Signature]:
+        """What the engine's models take and give, by name; a scorer's only model has the name ''."""
+
+    @property
+    @abstractmethod
+    def main(self) -> str:
+        """The component that nearly all time goes to."""
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[str, ...]:
+        """Entries beside weights, graphs and plans."""
+
+    @property
+    @abstractmethod
+    def decides(self) -> dict[str, Any]:
+        """What decides the results beside the entries' bytes, JSON-ready."""
+
+    @staticmethod
+    def graph_name(component: str, kind: str) -> str:
+        """The name in ``graphs`` of a component's graph of a kind (``fp32``, ``fp16``, ...)."""
+        return f"{component}-{kind}" if component else kind
+
+    def kinds(self, component: str = "") -> tuple[str, ...]:
+        """The kinds of graphs that there are of a component."""
+        return tuple(kind for kind in GRAPH_KINDS if self.graph_name(component, kind) in self.graphs)
 
     @property
     def engine_id(self) -> str:
-        """Hex SHA-256 over graphs, weights and everything that decides a score.
+        """Hex SHA-256 over graphs, weights and everything that decides a result.
 
         Name, licence, provenance, validation notes and plans do not take part: adding a plan or correcting a text
         changes nothing that was scored.
         """
-        scored = {n: e.sha256 for n, e in sorted(self.entries.items()) if not n.startswith("plans/")}
-        spec = {
-            "entries": scored,
-            "preprocess": asdict(self.preprocess),
-            "logit_scale": self.logit_scale,
-            "scores": [
-                {"name": s.name, "kind": s.kind, "calibration": asdict(s.calibration) if s.calibration else None}
-                for s in self.scores
-            ],
-        }
+        made = {n: e.sha256 for n, e in sorted(self.entries.items()) if not n.startswith("plans/")}
+        spec = {"entries": made, **self.decides}
         return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -299,81 +278,82 @@ class Manifest(_Typed):
             raise NotAnEngineError(
                 "manifest.json is not the manifest of a DeCLIP engine. `declip unpack` of an engine shows the form."
             )
-        _require_version("schema", data.get("schema"), SCHEMA)
+        require_version("schema", data.get("schema"), SCHEMA)
         preprocess = data.get("preprocess")
         if isinstance(preprocess, Mapping) and "version" in preprocess:  # first: a newer one may differ in the rest
-            _require_version("preprocess.version", preprocess["version"], PREPROCESSING_VERSION)
-        manifest: Manifest = _typed(data, cls, "")
+            require_version("preprocess.version", preprocess["version"], PREPROCESSING_VERSION)
+        manifest: Manifest = typed(data, _class_of(data.get("kind", "scorer")), "")
         stated = data.get("engine_id")
-        _require(stated in (None, manifest.engine_id), "engine_id does not match the content")
+        require(stated in (None, manifest.engine_id), "engine_id does not match the content")
         return manifest
 
 
-_WORDS = {str: "text", int: "a whole number", float: "a finite number", bool: "true or false"}
+@dataclass(frozen=True, kw_only=True)
+class ScorerManifest(Manifest):
+    """What an engine says that scores photos.
 
-
-@cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """Return ``value`` in the form of the type hint: JSON's lists become tuples, its objects descriptions.
-
-    Knows the kinds of hints that stand above. Raises ManifestError naming ``where`` for what the hint does not allow.
+    Its graphs (``fp32``, ``fp16``, ``int8``, ``int8-fp16``, ``fp8``) each take ``images`` uint8 [B, H, W, 3] and give
+    ``scores`` float32 [B, K] raw, in the order of ``scores``, and ``perceptual`` float32 [B, embedding_dim],
+    L2-normalised (and ``semantic`` likewise where ``has_semantic``).
     """
-    if hint in _WORDS:
-        if not _is_plain(value, hint):
-            raise _of_another_type(where, value, _WORDS[hint])
-        return value
-    kind, parts = get_origin(hint) or hint, get_args(hint)
-    if kind is Any:
-        return value
-    if kind in (Union, UnionType):  # X | None
-        return None if value is None else _typed(value, parts[0], where)
-    if kind is Literal:
-        if not isinstance(value, str) or value not in parts:
-            what = f"unknown {where.rpartition('.')[2]} {reprlib.repr(value)}"
-            raise _not_valid(f"{what}, {where} is one of {', '.join(map(repr, parts))}")
-        return value
-    if kind is tuple:
-        return tuple(_typed_items(value, parts, where))
-    if kind is BatchProfile:
-        return BatchProfile(*_typed_items(value, tuple(_hints(kind).values()), where))
-    if kind is Mapping:
-        if not isinstance(value, Mapping):
-            raise _of_another_type(where, value, "an object")
-        return {_typed(k, parts[0], f"a key of {where}"): _typed(v, parts[1], f"{where}.{k}") for k, v in value.items()}
-    return value if isinstance(value, kind) else _typed_fields(value, kind, where)
+
+    preprocess: Preprocess
+    scores: tuple[ScoreSpec, ...]
+    embedding_dim: int
+    logit_scale: float
+    kind: Literal["scorer"] = "scorer"
+    has_semantic: bool = False
+
+    def _check(self) -> None:
+        names = [s.name for s in self.scores]
+        require(len(names) >= 1, "the engine has no score")
+        require(len(set(names)) == len(names), "two scores share a name")
+        require(self.embedding_dim >= 1, "embedding_dim must be positive")
+        require(self.logit_scale > 0, "logit_scale must be positive")
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """One model without a name."""
+        size = self.preprocess.size
+        embedding = TensorSpec("float32", (BATCH, self.embedding_dim))
+        outputs = {"scores": TensorSpec("float32", (BATCH, len(self.scores))), "perceptual": embedding}
+        if self.has_semantic:
+            outputs["semantic"] = embedding
+        return {"": Signature({"images": TensorSpec("uint8", (BATCH, size, size, 3))}, outputs, {BATCH: SCORING_BATCH})}
+
+    @property
+    def main(self) -> str:
+        """The only one."""
+        return ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """Preprocessing, scale, and of each score name, kind and calibration."""
+        return {
+            "preprocess": asdict(self.preprocess),
+            "logit_scale": self.logit_scale,
+            "scores": [
+                {"name": s.name, "kind": s.kind, "calibration": asdict(s.calibration) if s.calibration else None}
+                for s in self.scores
+            ],
+        }
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Names of the scores in the order of the graph's columns."""
+        return tuple(s.name for s in self.scores)
 
 
-def _typed_items(value: Any, hints: tuple[Any, ...], where: str) -> list[Any]:
-    """The items of a list or tuple; ``hints`` is one for each, or one for all and an Ellipsis."""
-    if not isinstance(value, list | tuple):
-        raise _of_another_type(where, value, "a list")
-    each = hints[:1] * len(value) if hints[-1] is Ellipsis else hints
-    _require(len(value) == len(each), f"{where} has {len(value)} values, wanted are {len(each)}")
-    return [_typed(v, h, f"{where}[{i}]") for i, (v, h) in enumerate(zip(value, each, strict=True))]
+def _class_of(kind: Any) -> type[Manifest]:
+    from .generator_manifest import GeneratorManifest
 
-
-def _typed_fields(value: Any, cls: Any, where: str) -> Any:
-    """A description from the fields that this version knows: a later one may add some, as long as the schema stays."""
-    if not isinstance(value, Mapping):
-        raise _of_another_type(where, value, "an object")
-    hints = _hints(cls)
-    places = {name: f"{where}.{name}".removeprefix(".") for name in hints}
-    for f in fields(cls):
-        optional = f.default is not MISSING or f.default_factory is not MISSING
-        _require(optional or f.name in value, f"{places[f.name]} is missing")
-    return cls(**{name: _typed(value[name], hint, places[name]) for name, hint in hints.items() if name in value})
-
-
-def _is_plain(value: Any, kind: type[Any]) -> bool:
-    """Whether ``value`` is a str, a bool, an int that is no bool, or a finite number, as ``kind`` asks for."""
-    if isinstance(value, bool) or kind is not float:
-        return isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
-
-
-def _of_another_type(where: str, value: Any, wanted: str) -> ManifestError:
-    return _not_valid(f"{where} is {reprlib.repr(value)}, wanted is {wanted}")
+    classes: dict[str, type[Manifest]] = {"scorer": ScorerManifest, "unet": GeneratorManifest}
+    if not isinstance(kind, str) or kind not in classes:
+        what = f"unknown kind {reprlib.repr(kind)}, kind is one of {', '.join(map(repr, classes))}"
+        raise not_valid(what)
+    return classes[kind]

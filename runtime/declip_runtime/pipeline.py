@@ -48,7 +48,7 @@ class Pipeline:
 
         Raises the first image's error under "raise", BackendExecutionError.
         """
-        manifest = self._engine.manifest
+        manifest = self._engine.scorer
         names = manifest.score_names
         for batch in self._batches(images, may_wait):
             values, vectors = self._run([p.pixels for p in batch if p.pixels is not None])
@@ -66,7 +66,7 @@ class Pipeline:
 
     def warmup(self) -> None:
         """Run the model once at each batch size that comes first, on black images."""
-        size = self._engine.manifest.preprocess.size
+        size = self._engine.scorer.preprocess.size
         for batch in sorted({1, self.batch_size}):
             self._backend.run(np.zeros((batch, size, size, 3), np.uint8))
 
@@ -105,7 +105,7 @@ class Pipeline:
 
     def _run(self, pictures: list[npt.NDArray[np.uint8]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Calibrated scores [n, K] and embeddings [n, D] of n pictures, each uint8 [views, S, S, 3]."""
-        manifest, views = self._engine.manifest, self._options.views
+        manifest, views = self._engine.scorer, self._options.views
         if not pictures:
             return np.empty((0, len(manifest.scores)), np.float32), np.empty((0, manifest.embedding_dim), np.float32)
         pixels, size = np.concatenate(pictures), self.batch_size
@@ -122,7 +122,7 @@ class Pipeline:
         return calibrate(manifest.scores, raw), vectors
 
     def _preparer(self) -> Callable[[Source], npt.NDArray[np.uint8]]:
-        options, spec = self._options, self._engine.manifest.preprocess
+        options, spec = self._options, self._engine.scorer.preprocess
         fast = options.decode == "fast" and options.views == 1  # native-resolution crops need every pixel
         minimum_side = 2 * spec.size if fast else None
 

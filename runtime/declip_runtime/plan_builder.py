@@ -7,19 +7,19 @@ engine was made. ``build_plan`` takes from seconds to many minutes; it says how 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from . import cuda, tensorrt_library
-from .backends.base import Precision, graph_for
+from .backends.base import Precision, graph_for, signature_of
 from .cache import Cache
 from .engine_file import EngineFile
 from .errors import BackendExecutionError, BackendUnavailableError, UsageError
-from .manifest import BatchProfile, Plan
-from .plan_lane import IMAGES
-from .plans import GRAPHS, Site, default_profile, entry_name, slug, source_hash
+from .manifest import Plan
+from .plans import GRAPHS, Site, entry_name, slug, source_hash
+from .signature import BATCH, Range, Signature
 from .tensorrt_library import Log
 
 if TYPE_CHECKING:
@@ -36,16 +36,19 @@ _TIMING_CACHE_SIZE = 4 << 20  # about what it grows to
 class BuildOptions:
     """How a plan is built.
 
-    ``workspace`` is the most memory in bytes that TensorRT may try tactics with; None leaves it all of the GPU's.
-    ``level`` 0 (fastest build) to 5 (fastest plan) is TensorRT's builder optimisation level. ``version_compatible``
-    makes a plan that later releases of the same major version run, the lean runtime included; ``without_lean`` leaves
-    out the copy of that runtime (some 40 MB) which it otherwise brings. ``hardware_compatible`` makes one that every
-    GPU from Ampere on runs, at the cost of speed. ``detailed`` keeps layer names and tactics for profilers.
+    ``profile`` are its batch sizes, ``sizes`` those of other free dimensions by name; what is left out has the range
+    that the engine gives it. ``workspace`` is the most memory in bytes that TensorRT may try tactics with; None leaves
+    it all of the GPU's. ``level`` 0 (fastest build) to 5 (fastest plan) is TensorRT's builder optimisation level.
+    ``version_compatible`` makes a plan that later releases of the same major version run, the lean runtime included;
+    ``without_lean`` leaves out the copy of that runtime (some 40 MB) which it otherwise brings.
+    ``hardware_compatible`` makes one that every GPU from Ampere on runs, at the cost of speed. ``detailed`` keeps layer
+    names and tactics for profilers.
 
     Raises UsageError for a level outside 0..5, a workspace below 1 MiB, and ``without_lean`` alone.
     """
 
-    profile: BatchProfile = field(default_factory=default_profile)
+    profile: Range | None = None
+    sizes: Mapping[str, Range] = field(default_factory=dict)
     workspace: int | None = None
     level: int = 3
     version_compatible: bool = False
@@ -66,12 +69,15 @@ def build_plan(
     engine: EngineFile,
     options: BuildOptions | None = None,
     *,
+    component: str = "",
     precision: Precision = "fp16",
     device: int = 0,
     cache: Cache | None = None,
     progress: Progress = lambda _what, _share: None,
 ) -> tuple[Plan, bytes]:
     """Build the plan of ``engine`` in ``precision`` for GPU ``device``: what the manifest says of it, and its bytes.
+
+    ``component`` is the model of a generator that it is for.
 
     ``cache`` keeps TensorRT's timing cache, which makes the next build of a similar network several times faster.
     KeyboardInterrupt stops the build within a step of TensorRT's and is raised; nothing is left behind.
@@ -91,16 +97,20 @@ def build_plan(
             f"the lean runtime of TensorRT builds no plans. {tensorrt_library.INSTALL}, or build the plan on another"
             " machine with TensorRT: declip build ENGINE --version-compatible"
         )
-    graph = graph_for(engine, precision, GRAPHS)
+    signature = _narrowed(signature_of(engine, component), chosen)
+    graph = graph_for(engine, precision, GRAPHS, component)
     head = engine.graph(graph, engine.path.name)
     monitor = _Monitor(progress)
     timings = _Timings(cache, site)
-    content = _interruptible(lambda: _build(head, engine, chosen, device, timings, monitor), stop=monitor.cancelled.set)
+    content = _interruptible(
+        lambda: _build(head, engine, signature, chosen, device, timings, monitor), stop=monitor.cancelled.set
+    )
     engine.require_unchanged()  # TensorRT read the weights by itself
     plan = Plan(
         entry=entry_name(
             site,
             precision,
+            component,
             version_compatible=chosen.version_compatible,
             hardware_compatible=chosen.hardware_compatible,
         ),
@@ -108,7 +118,9 @@ def build_plan(
         compute_capability=site.compute_capability,
         precision=precision,
         graph_sha256=source_hash(engine, graph),
-        profile=chosen.profile,
+        profile=signature.free[BATCH],
+        sizes={name: sizes for name, sizes in signature.free.items() if name != BATCH},
+        component=component,
         device_name=site.device_name,
         version_compatible=chosen.version_compatible,
         hardware_compatible=chosen.hardware_compatible,
@@ -120,7 +132,13 @@ def build_plan(
 
 
 def _build(
-    head: bytes, engine: EngineFile, options: BuildOptions, device: int, timings: _Timings, monitor: _Monitor
+    head: bytes,
+    engine: EngineFile,
+    signature: Signature,
+    options: BuildOptions,
+    device: int,
+    timings: _Timings,
+    monitor: _Monitor,
 ) -> bytes:
     import tensorrt as trt
 
@@ -136,7 +154,7 @@ def _build(
         if not parser.parse(head, str(engine.path)):  # the path is where the weights are looked for
             raise BackendExecutionError(f"TensorRT {trt.__version__} cannot read the graph: {_said_by(parser, log)}")
         _configure(config, options)
-        _add_profile(builder, network, config, options.profile)
+        _add_profile(builder, config, signature)
         config.progress_monitor = monitor.listener()
         known = timings.read()
         _start_with(known, config)
@@ -169,17 +187,30 @@ def _configure(config: trt.IBuilderConfig, options: BuildOptions) -> None:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
 
 
-def _add_profile(
-    builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, profile: BatchProfile
-) -> None:
-    images, made = network.get_input(0), builder.create_optimization_profile()
-    if images is None or made is None:
-        raise BackendExecutionError("TensorRT finds no input in the graph. Export the engine again.")
-    shape = tuple(images.shape)[1:]
-    smallest, best, largest = ((batch, *shape) for batch in profile)
-    made.set_shape(IMAGES, smallest, best, largest)
+def _narrowed(signature: Signature, options: BuildOptions) -> Signature:
+    """The signature with the ranges that the options ask for. Raises UsageError for a dimension that is not free."""
+    asked = dict(options.sizes) if options.profile is None else {**options.sizes, BATCH: options.profile}
+    unknown = set(asked) - set(signature.free)
+    if unknown:
+        raise UsageError(
+            f"{', '.join(sorted(unknown))} is no free dimension of this graph; free are {', '.join(signature.free)}."
+            " Name one of them, or export the engine with a range of sizes."
+        )
+    return replace(signature, free={**signature.free, **asked})
+
+
+def _add_profile(builder: trt.Builder, config: trt.IBuilderConfig, signature: Signature) -> None:
+    made = builder.create_optimization_profile()
+    if made is None:
+        raise BackendExecutionError("TensorRT makes no optimization profile. Update TensorRT.")
+    for name, spec in signature.inputs.items():
+        smallest, best, largest = (
+            spec.sized({free: sizes[which] for free, sizes in signature.free.items()}) for which in range(3)
+        )
+        made.set_shape(name, smallest, best, largest)
     if config.add_optimization_profile(made) < 0:
-        raise BackendExecutionError(f"TensorRT takes no batches of {profile}. Choose other batch sizes.")
+        ranges = ", ".join(f"{name} {sizes}" for name, sizes in signature.free.items())
+        raise BackendExecutionError(f"TensorRT takes no sizes of {ranges}. Choose others.")
 
 
 def _start_with(timings: bytes, config: trt.IBuilderConfig) -> None:

@@ -1,4 +1,4 @@
-"""A lane that runs a TensorRT plan: an execution context with a stream, pinned buffers, a CUDA graph for each batch."""
+"""A lane that runs a TensorRT plan: contexts with a stream, pinned buffers, a CUDA graph for each set of sizes."""
 
 from __future__ import annotations
 
@@ -9,83 +9,66 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from . import cuda
 from .errors import BackendExecutionError, DeviceMemoryError
-from .lanes import Images, Outputs
+from .lanes import Outputs, rows
+from .signature import Array, Arrays, Signature, Sizes, SizesKey, TensorSpec, key_of
 from .tensorrt_library import Log
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-IMAGES = "images"
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output of the plan: its shape for one image, and bytes an element."""
-
-    shape: tuple[int, ...]
-    itemsize: int
-
-    @property
-    def size(self) -> int:
-        """Bytes for one image."""
-        return math.prod(self.shape) * self.itemsize
-
 
 @dataclass
 class _Rung:
-    """One batch size: a context of its own, because a captured graph holds only while its context keeps its shapes."""
+    """One set of sizes: a context of its own, as a captured graph holds only while its context keeps its shapes."""
 
     context: trt.IExecutionContext
     graph: cuda.Graph | None = None
 
 
 class PlanLane:
-    """Execution contexts of ``engine`` on GPU ``device``, one a batch size up to ``capacity`` (see ``lanes.Lane``).
+    """Execution contexts of ``engine`` on GPU ``device``, one for all sizes of a call (see ``lanes.Lane``).
 
-    They take turns on one stream, so they share buffers and the memory for what lies between layers.
-    ``tensors`` are the plan's input ``images`` (uint8) and its outputs (float32). ``captured`` becomes False where some
-    part of the plan cannot be captured into a CUDA graph: it then runs call by call.
+    They take turns on one stream, so they share buffers and the memory for what lies between layers. ``signature`` is
+    what the plan takes and gives, ``largest`` the sizes that buffers are made for. ``captured`` becomes False where
+    some part of the plan cannot be captured into a CUDA graph: it then runs call by call.
 
     Raises DeviceMemoryError, BackendExecutionError.
     """
 
-    def __init__(
-        self, engine: trt.ICudaEngine, tensors: Mapping[str, Tensor], capacity: int, device: int, log: Log
-    ) -> None:
-        self._engine, self._device, self._log, self._tensors = engine, device, log, tensors
+    def __init__(self, engine: trt.ICudaEngine, signature: Signature, largest: Sizes, device: int, log: Log) -> None:
+        self._engine, self._device, self._log, self._signature = engine, device, log, signature
         self.captured = True
-        self._rungs: dict[int, _Rung] = {}
+        self._rungs: dict[SizesKey, _Rung] = {}
         self._scratch: list[cuda.DeviceMemory] = []
-        self._running = 0
+        self._running: tuple[int, Sizes] = (0, {})
         with ExitStack() as stack:
             cuda.use(device)
             self._stream = cuda.Stream()
             stack.callback(self._stream.close)
             self._host: dict[str, cuda.PinnedMemory] = {}
             self._memory: dict[str, cuda.DeviceMemory] = {}
-            for name, tensor in tensors.items():
-                self._host[name] = cuda.PinnedMemory(tensor.size * capacity)
+            for name, spec in (*signature.inputs.items(), *signature.outputs.items()):
+                self._host[name] = cuda.PinnedMemory(_bytes(spec, largest))
                 stack.callback(self._host[name].close)
-                self._memory[name] = cuda.DeviceMemory(tensor.size * capacity)
+                self._memory[name] = cuda.DeviceMemory(_bytes(spec, largest))
                 stack.callback(self._memory[name].close)
             self._opened = stack.pop_all()
 
-    def prepare(self, batch: int) -> None:
+    def prepare(self, sizes: Sizes) -> None:
         """Run once, for what TensorRT does at the first time only, then capture the same into a CUDA graph."""
         cuda.use(self._device)
         with self._log.quoted("preparing the plan"):
-            rung = self._rungs[batch] = _Rung(self._make_context(batch))
-        self._enqueue(rung, batch)
+            rung = self._rungs[key_of(sizes)] = _Rung(self._make_context(sizes))
+        self._enqueue(rung, sizes)
         self._stream.wait()
         if not self.captured:
             return
         self._stream.begin_capture()
         try:
-            self._enqueue(rung, batch)
+            self._enqueue(rung, sizes)
         except BackendExecutionError:
             self.captured = False  # it runs, as was seen just before, but not while it is captured
         graph = self._stream.end_capture()
@@ -96,24 +79,34 @@ class PlanLane:
         else:
             graph.close()
 
-    def start(self, images: Images, batch: int) -> None:
-        """Copy the images to where the GPU takes them from, and let it run."""
+    def start(self, inputs: Arrays, sizes: Sizes) -> None:
+        """Copy the inputs to where the GPU takes them from, and let it run."""
         cuda.use(self._device)
-        self._running = len(images)
-        pixels = self._host[IMAGES].view[: self._tensors[IMAGES].size * batch].reshape(batch, *images.shape[1:])
-        pixels[: len(images)] = images
-        pixels[len(images) :] = 0
-        rung = self._rungs[batch]
+        count = rows(inputs)
+        self._running = count, sizes
+        for name, spec in self._signature.inputs.items():
+            pinned = self._pinned(name, spec, sizes)
+            pinned[:count] = inputs[name]
+            pinned[count:] = 0
+        rung = self._rungs[key_of(sizes)]
         if rung.graph is not None:
             self._stream.launch(rung.graph)
         else:
-            self._enqueue(rung, batch)
+            self._enqueue(rung, sizes)
 
     def finish(self) -> Outputs:
-        """Wait, and copy the results of the images that were given."""
+        """Wait, and copy the results of the rows that were given."""
         cuda.use(self._device)
         self._stream.wait()
-        return {name: self._result(name, tensor) for name, tensor in self._tensors.items() if name != IMAGES}
+        count, sizes = self._running
+        return {n: self._pinned(n, spec, sizes)[:count].copy() for n, spec in self._signature.outputs.items()}
+
+    def release(self, sizes: Sizes) -> None:
+        """Free the context and the graph of these sizes, which nothing may be running."""
+        cuda.use(self._device)
+        rung = self._rungs.pop(key_of(sizes))
+        if rung.graph is not None:
+            rung.graph.close()
 
     def close(self) -> None:
         """Free graphs, contexts, memory and stream, when what they may still do is done."""
@@ -128,7 +121,7 @@ class PlanLane:
                 if rung.graph is not None:
                     stack.callback(rung.graph.close)
 
-    def _make_context(self, batch: int) -> trt.IExecutionContext:
+    def _make_context(self, sizes: Sizes) -> trt.IExecutionContext:
         try:
             import tensorrt as trt
         except ModuleNotFoundError:
@@ -140,8 +133,10 @@ class PlanLane:
         for name, memory in self._memory.items():
             if not context.set_tensor_address(name, memory.address):
                 raise self._log.error(f"TensorRT does not take an address for {name!r}.")
-        if not context.set_input_shape(IMAGES, (batch, *self._tensors[IMAGES].shape)) or context.infer_shapes():
-            raise self._log.error(f"the plan takes no batch of {batch}.")
+        inputs = self._signature.inputs.items()
+        if not all(context.set_input_shape(name, spec.sized(sizes)) for name, spec in inputs) or context.infer_shapes():
+            asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise self._log.error(f"the plan takes no {asked}. Build one that does: declip build")
         scratch = self._scratch_of(context.update_device_memory_size_for_shapes())
         context.set_device_memory(scratch.address, scratch.size)
         return context
@@ -154,32 +149,49 @@ class PlanLane:
         self._scratch.append(cuda.DeviceMemory(max(size, 1)))
         return self._scratch[-1]
 
-    def _enqueue(self, rung: _Rung, batch: int) -> None:
-        """Queue the copy to the GPU, the plan, and the copies back."""
-        images = self._tensors[IMAGES]
-        self._stream.upload(self._host[IMAGES], self._memory[IMAGES], images.size * batch)
+    def _enqueue(self, rung: _Rung, sizes: Sizes) -> None:
+        """Queue the copies to the GPU, the plan, and the copies back."""
+        for name, spec in self._signature.inputs.items():
+            self._stream.upload(self._host[name], self._memory[name], _bytes(spec, sizes))
         with self._log.quoted("running the plan"):
             if not rung.context.execute_async_v3(self._stream.handle):
                 raise self._log.error("TensorRT failed while running.")
-        for name, tensor in self._tensors.items():
-            if name != IMAGES:
-                self._stream.download(self._memory[name], self._host[name], tensor.size * batch)
+        for name, spec in self._signature.outputs.items():
+            self._stream.download(self._memory[name], self._host[name], _bytes(spec, sizes))
 
-    def _result(self, name: str, tensor: Tensor) -> npt.NDArray[np.float32]:
-        content = self._host[name].view[: tensor.size * self._running]
-        result: npt.NDArray[np.float32] = content.view(np.float32).reshape(self._running, *tensor.shape).copy()
-        return result
+    def _pinned(self, name: str, spec: TensorSpec, sizes: Sizes) -> Array:
+        """The pinned memory of an input or output as an array of these sizes."""
+        content = self._host[name].view[: _bytes(spec, sizes)]
+        array: Array = content.view(spec.dtype).reshape(spec.sized(sizes))
+        return array
 
 
-def tensors_of(engine: trt.ICudaEngine) -> dict[str, Tensor]:
-    """What the plan takes and gives, by name. Raises BackendExecutionError where the first axis is no free batch."""
+def require_signature(engine: trt.ICudaEngine, signature: Signature) -> None:
+    """Raise BackendExecutionError unless the plan takes and gives what the manifest says.
+
+    Its bytes came with the engine file, or from a cache.
+    """
     found = {}
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
-        shape = tuple(engine.get_tensor_shape(name))
-        if shape[0] != -1 or min(shape[1:], default=-1) < 1:
-            raise BackendExecutionError(
-                f"the plan's {name!r} has the shape {list(shape)}. Build it again: declip build"
-            )
-        found[name] = Tensor(shape[1:], int(engine.get_tensor_dtype(name).itemsize or 0))
-    return found
+        found[name] = (tuple(engine.get_tensor_shape(name)), int(engine.get_tensor_dtype(name).itemsize or 0))
+    wanted = {
+        name: (
+            tuple(-1 if isinstance(size, str) else size for size in spec.shape),
+            np.dtype(spec.dtype).itemsize,
+        )
+        for name, spec in (*signature.inputs.items(), *signature.outputs.items())
+    }
+    if found != wanted:
+        raise BackendExecutionError(
+            f"the plan takes and gives {_listed(found)}, the manifest says {_listed(wanted)}."
+            " Build it again: declip build"
+        )
+
+
+def _listed(tensors: Mapping[str, tuple[tuple[int, ...], int]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, (shape, _) in sorted(tensors.items()))
+
+
+def _bytes(spec: TensorSpec, sizes: Sizes) -> int:
+    return math.prod(spec.sized(sizes)) * np.dtype(spec.dtype).itemsize

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from .backends.base import Precision
 from .engine_file import WEIGHTS, EngineFile
 from .errors import UsageError
-from .manifest import BatchProfile, Plan
+from .manifest import Plan
+from .signature import Range
 
 GRAPHS: Mapping[Precision, str] = {"fp16": "fp16", "fp32": "fp32", "int8": "int8-fp16", "fp8": "fp8"}
 """The engine's graph that plans of each precision are built from."""
@@ -47,17 +48,18 @@ class Site:
         return f"{self.device_name} (compute capability {self.compute_capability}) with {library} {self.tensorrt}"
 
 
-def best_plan(engine: EngineFile, precision: str, site: Site) -> Plan | None:
-    """The plan in ``precision`` that runs at ``site``; one built for exactly it first."""
-    usable = [p for p in engine.manifest.plans if p.precision == precision and mismatch(engine, p, site) is None]
+def best_plan(engine: EngineFile, precision: str, site: Site, component: str = "") -> Plan | None:
+    """The plan of ``component`` in ``precision`` that runs at ``site``; one built for exactly it first."""
+    wanted = [p for p in engine.manifest.plans if (p.component, p.precision) == (component, precision)]
+    usable = [p for p in wanted if mismatch(engine, p, site) is None]
     return min(usable, key=lambda p: (p.hardware_compatible, p.version_compatible), default=None)
 
 
 def mismatch(engine: EngineFile, plan: Plan, site: Site) -> str | None:
     """Why ``plan`` cannot run at ``site``, or is not of ``engine``; None where it can."""
-    graph = next((name for precision, name in GRAPHS.items() if precision == plan.precision), "")
-    entry = engine.manifest.graphs.get(graph)
-    if entry is None or plan.graph_sha256 != source_hash(engine, graph):
+    kind = next((kind for precision, kind in GRAPHS.items() if precision == plan.precision), "")
+    graph = engine.manifest.graph_name(plan.component, kind)
+    if graph not in engine.manifest.graphs or plan.graph_sha256 != source_hash(engine, graph):
         return "it was built from another graph or other weights than the engine's"
     if plan.platform != site.platform:
         return f"it was built on {plan.platform or 'an unknown platform'}, here is {site.platform}"
@@ -91,12 +93,13 @@ def source_hash(engine: EngineFile, graph: str) -> str:
     return hashlib.sha256(both.encode()).hexdigest()
 
 
-def refusals(engine: EngineFile, precision: str, site: Site) -> str:
-    """Why each plan of the engine does not run at ``site`` in ``precision``, a sentence each."""
+def refusals(engine: EngineFile, precision: str, site: Site, component: str = "") -> str:
+    """Why each plan of ``component`` does not run at ``site`` in ``precision``, a sentence each."""
     reasons = {
         plan.entry: mismatch(engine, plan, site)
         or (f"it computes in {plan.precision}, not in {precision}" if plan.precision != precision else None)
         for plan in engine.manifest.plans
+        if plan.component == component
     }
     return " ".join(f"Plan {entry} does not fit: {reason}." for entry, reason in reasons.items() if reason is not None)
 
@@ -108,10 +111,13 @@ def slug(site: Site) -> str:
     return f"{gpu}-{units}-tensorrt-{site.tensorrt}"
 
 
-def entry_name(site: Site, precision: str, *, version_compatible: bool, hardware_compatible: bool) -> str:
+def entry_name(
+    site: Site, precision: str, component: str = "", *, version_compatible: bool, hardware_compatible: bool
+) -> str:
     """Where in the engine a plan lies: one entry for each kind of machine, so that building again replaces it."""
     reach = "-any-version" * version_compatible + "-any-gpu" * hardware_compatible
-    return f"plans/{site.platform}/{slug(site)}-{precision}{reach}.plan"
+    what = f"{component}-{precision}" if component else precision
+    return f"plans/{site.platform}/{slug(site)}-{what}{reach}.plan"
 
 
 def version(text: str) -> tuple[int, ...]:
@@ -119,20 +125,13 @@ def version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0].partition("post")[0]))
 
 
-def parse_profile(text: str) -> BatchProfile:
-    """A profile from "1,16,64" (smallest, tuned for, largest), or from the largest alone. Raises UsageError."""
+def parse_profile(text: str) -> Range:
+    """A range of sizes from "1,16,64" (smallest, tuned for, largest), or from the largest alone. Raises UsageError."""
     numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
     if len(numbers) == 1:
-        return default_profile(numbers[0])
+        numbers = [1, *numbers, *numbers]
     if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
         raise UsageError(
-            f"{text!r} is no range of batch sizes. Give the smallest, the one to tune for and the largest, as 1,16,64."
+            f"{text!r} is no range of sizes. Give the smallest, the one to tune for and the largest, as 1,16,64."
         )
-    return BatchProfile(*numbers)
-
-
-def default_profile(maximum: int = 64) -> BatchProfile:
-    """From single images to ``maximum``, tuned for the largest, which is what streams of photos run at."""
-    if maximum < 1:
-        raise UsageError(f"a batch of {maximum} cannot work. Give at least 1.")
-    return BatchProfile(1, maximum, maximum)
+    return Range(*numbers)

@@ -15,7 +15,7 @@ from .cache import Cache
 from .engine_file import EngineFile, bundled_engine
 from .errors import ScorerStateError
 from .images import DEFAULT_MAX_PIXELS, Channels, Source, sources
-from .manifest import Manifest
+from .manifest import ScorerManifest
 from .options import Decode, OnError, Options, Precision, absolute_path, require_one_of
 from .pipeline import Pipeline
 from .scores import Score, Scores
@@ -133,7 +133,7 @@ class Scorer:
         require_one_of("on_error", on_error, get_args(OnError))
         loaded = self._ready()
         scores = loaded.pipeline.stream(sources(images), on_error, embeddings, may_wait=False)
-        manifest = loaded.engine.manifest
+        manifest = loaded.engine.scorer
         return Scores(manifest.score_names, list(scores), embedding_dim=manifest.embedding_dim)
 
     def stream(
@@ -203,9 +203,9 @@ class Scorer:
         return self._ready().engine
 
     @property
-    def manifest(self) -> Manifest:
+    def manifest(self) -> ScorerManifest:
         """What the engine says of itself."""
-        return self.engine.manifest
+        return self.engine.scorer
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -266,6 +266,7 @@ def _load(options: Options) -> _Loaded:
     global _started_in
     _refuse_fork(_started_in)
     engine = EngineFile.open(options.engine or bundled_engine())
+    engine.scorer  # noqa: B018 - refuses what is no scorer before its weights are read
     if options.verify or engine.path.stat().st_size <= _ALWAYS_VERIFIED:
         engine.verify()
     backend = backends.choose(

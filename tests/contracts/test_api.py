@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 import declip_sdk
-from declip_sdk import Score, Scorer, Scores
+from declip_sdk import DPAdapter, Score, Scorer, Scores, Step, contact_sheet, read_record, repeat, save
 
 NAMES = """
     BackendError BackendExecutionError BackendUnavailableError BackendWarning CacheError CacheWarning CheckpointError
-    DeclipError DeviceMemoryError EngineCorruptError EngineError EngineNotFoundError EngineTruncatedError
-    EngineVersionError ExportError ImageDecodeError ImageError ImageNotFoundError ImageTooLargeError InvalidArrayError
-    ManifestError NotAnEngineError PrecisionError Score Scorer ScorerStateError Scores TrainingError UsageError
-    __version__
+    DPAdapter DeclipError DeviceMemoryError EngineCorruptError EngineError EngineNotFoundError EngineTruncatedError
+    EngineVersionError ExportError GenerationCancelled ImageDecodeError ImageError ImageNotFoundError ImageTooLargeError
+    InvalidArrayError ManifestError NotAnEngineError PrecisionError PromptWarning Score Scorer ScorerStateError Scores
+    Step TrainingError UsageError __version__ contact_sheet read_record repeat save
 """
 
 ATTRIBUTES = {
@@ -26,6 +26,8 @@ ATTRIBUTES = {
     """,
     Scores: "embeddings errors images names to_dicts to_pandas",
     Score: "embedding error image index names to_dict values",
+    DPAdapter: "backend batch_size close device engine generate identity manifest precision",
+    Step: "cancel index pictures preview rate remaining seconds steps",
 }
 
 SIGNATURES: dict[Callable[..., Any], str] = {
@@ -64,6 +66,59 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     Scores.to_dicts: "(self) -> 'list[dict[str, Any]]'",
     Scores.to_pandas: "(self) -> 'pandas.DataFrame'",
     Score.to_dict: "(self) -> 'dict[str, Any]'",
+    DPAdapter.__init__: """(
+        self,
+        engine: 'str | os.PathLike[str]',
+        *,
+        backend: 'str' = 'auto',
+        device: 'str | None' = None,
+        precision: 'Precision' = 'auto',
+        threads: 'int | None' = None,
+        cache_dir: 'str | os.PathLike[str] | None' = None,
+        verify: 'bool' = False
+    ) -> 'None'""",
+    DPAdapter.generate: """(
+        self,
+        prompt: 'str | Sequence[str]' = '',
+        *,
+        negative_prompt: 'str | Sequence[str]' = '',
+        perceptual: 'References' = None,
+        semantic: 'References' = None,
+        image: 'References' = None,
+        perceptual_scale: 'Scale' = 1.0,
+        semantic_scale: 'Scale' = 1.0,
+        image_scale: 'Scale' = 1.0,
+        steps: 'int | None' = None,
+        guidance: 'float | None' = None,
+        width: 'int | None' = None,
+        height: 'int | None' = None,
+        seed: 'int | Sequence[int] | None' = None,
+        images_per_prompt: 'int' = 1,
+        scheduler: 'str | None' = None,
+        on_step: 'OnStep | None' = None
+    ) -> 'list[Image.Image]'""",
+    DPAdapter.close: "(self) -> 'None'",
+    Step.cancel: "(self) -> 'None'",
+    Step.preview: "(self) -> 'list[Image.Image]'",
+    save: "(image: 'Image.Image', path: 'str | os.PathLike[str]') -> 'Path'",
+    read_record: "(source: 'str | os.PathLike[str] | Image.Image') -> 'Record'",
+    repeat: """(
+        record: 'Mapping[str, Any]',
+        *,
+        folder: 'str | os.PathLike[str] | None' = None,
+        perceptual: 'References' = None,
+        semantic: 'References' = None,
+        image: 'References' = None
+    ) -> 'dict[str, Any]'""",
+    contact_sheet: """(
+        pictures: 'Sequence[Sequence[Image.Image | None]]',
+        rows: 'Sequence[str]',
+        columns: 'Sequence[str]',
+        *,
+        title: 'str' = '',
+        cell: 'int' = 256,
+        font: 'str | None' = None
+    ) -> 'Image.Image'""",
 }
 
 

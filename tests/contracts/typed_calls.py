@@ -31,6 +31,8 @@ UNCHECKED = ("getattr", "setattr", "hasattr", "delattr", "vars", "eval", "exec")
 LINKS = {"node", "info", "base_type_exprs", "removed_base_type_exprs", "decorators", "original_decorators", "metaclass"}
 FLAGS = ("--strict", "--follow-imports=silent", "--hide-error-context", "--no-pretty")
 STRICTER = ("disallow_any_explicit", "disallow_any_unimported", "warn_unreachable")
+UNRELATED = ("torch", "diffusers", "tokenizers")
+SKIPPED = {"follow_imports": "skip", "ignore_missing_imports": True}
 # Either library may be installed, and both offer the same: the names are those of the first.
 EITHER = re.compile(r"\s*import tensorrt_lean as \w+")
 
@@ -56,6 +58,8 @@ def problems(sources: Sequence[Source], stubs: Path, cache: Path) -> list[str]:
     for name in [n for n in options.per_module_options if n.startswith((*VENDORS, "declip"))]:
         del options.per_module_options[name]
     options.per_module_options |= {source.module: dict.fromkeys(STRICTER, True) for source in watched}
+    # the schedulers of the generation: gigabytes of types that no call of NVIDIA's has to do with
+    options.per_module_options |= {f"{name}.*": SKIPPED for name in UNRELATED}
     # with its text given, a module is looked at now; one without may come from the cache, which knows no expressions
     given = [BuildSource(str(source.path), source.module, texts[source.path]) for source in sources]
     result = build.build(given, options)

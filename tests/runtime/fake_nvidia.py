@@ -12,7 +12,7 @@ import json
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +21,10 @@ import numpy as np
 import pytest
 
 from declip_runtime.engine_file import EngineFile
+from declip_runtime.signature import Signature
+from declip_runtime.typed_fields import typed
 
-from . import tiny_engine
+from . import tiny_engine, tiny_generator
 
 Code = IntEnum(
     "Code",
@@ -263,9 +265,16 @@ class _Parser:
     def parse(self, model: bytes, path: str) -> bool:
         assert isinstance(path, str)
         assert model, "an empty graph"
-        manifest = EngineFile.open(path).manifest  # where a real parser would look for the weights
-        self.network.manifest = manifest
-        self.network.weights = EngineFile.open(path).read("weights.bin").hex()
+        engine = EngineFile.open(path)  # where a real parser would look for the weights
+        manifest = engine.manifest
+        kinds = [(component, kind) for component in manifest.signatures for kind in manifest.kinds(component)]
+        self.network.component = next(
+            component
+            for component, kind in kinds
+            if not component or engine.graph(manifest.graph_name(component, kind), path) == model
+        )
+        self.network.signature = manifest.signatures[self.network.component]
+        self.network.weights = engine.read("weights.bin").hex()
         if manifest.name == "unreadable":
             self.errors.append(
                 SimpleNamespace(node_operator=lambda: "Einsum", node_name=lambda: "n1", desc=lambda: "no")
@@ -321,9 +330,7 @@ class _Builder:
 
     def create_network(self, flags: int) -> Any:
         assert flags == 2, "strongly typed"
-        network = SimpleNamespace(manifest=None, weights="")
-        network.get_input = lambda _index: SimpleNamespace(shape=(-1, *[network.manifest.preprocess.size] * 2, 3))
-        return network
+        return SimpleNamespace(component="", signature=None, weights="")
 
     def create_builder_config(self) -> _Config:
         return _Config(self.machine)
@@ -349,14 +356,14 @@ class _Builder:
         if self.machine.fails_to_build:
             self.logger.log(Severity.ERROR, "no tactic\nfor node 7")
             return None
-        manifest = network.manifest
+        shapes = config.profile.shapes
+        assert set(shapes) == set(network.signature.inputs), "an input without its range"
         plan = {
-            "size": manifest.preprocess.size,
-            "scores": len(manifest.scores),
-            "width": manifest.embedding_dim,
-            "semantic": manifest.has_semantic,
+            "component": network.component,
+            "signature": asdict(network.signature),
             "weights": network.weights,
-            "profile": [shape[0] for shape in config.profile.shapes["images"]],
+            "shapes": shapes,
+            "profile": [shape[0] for shape in next(iter(shapes.values()))],
         }
         self.machine.built.append({**plan, "flags": config.flags, "config": config, "timing": config.timing})
         return json.dumps(plan).encode()
@@ -381,28 +388,27 @@ class _Runtime:
 class _Engine:
     def __init__(self, machine: Nvidia, plan: dict[str, Any]) -> None:
         self.machine, self.plan, self.device = machine, plan, machine.current
-        self.weights = tiny_engine.Weights.from_bytes(bytes.fromhex(plan["weights"]))
-        side = plan["size"]
-        self.shapes = {"images": (-1, side, side, 3), "scores": (-1, plan["scores"]), "perceptual": (-1, plan["width"])}
-        if plan["semantic"]:
-            self.shapes["semantic"] = (-1, plan["width"])
+        self.weights = bytes.fromhex(plan["weights"])
+        self.signature: Signature = typed(plan["signature"], Signature, "")
+        self.specs = {**self.signature.inputs, **self.signature.outputs}
 
     @property
     def num_io_tensors(self) -> int:
-        return len(self.shapes)
+        return len(self.specs)
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self.shapes)[index]
+        return list(self.specs)[index]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shapes[name]
+        return tuple(-1 if isinstance(size, str) else size for size in self.specs[name].shape)
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return SimpleNamespace(itemsize=1 if name == "images" else 4)
+        return SimpleNamespace(itemsize=np.dtype(self.specs[name].dtype).itemsize)
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         assert profile_index == 0
-        return [(batch, *self.shapes[name][1:]) for batch in self.plan["profile"]]
+        assert name in self.signature.inputs, "it knows the ranges of inputs only"
+        return [tuple(shape) for shape in self.plan["shapes"][name]]
 
     def create_execution_context(self, strategy: str) -> Any:
         assert strategy == "user managed", "its memory would be that of the largest batch"
@@ -415,22 +421,26 @@ class _Context:
     """Keeps to the rules: shapes are set before memory, and a captured graph is void once they change."""
 
     def __init__(self, engine: _Engine) -> None:
-        self.engine, self.addresses, self.batch = engine, {}, 0  # type: ignore[var-annotated]
+        self.engine, self.addresses, self.shapes = engine, {}, {}  # type: ignore[var-annotated]
         self.scratch: tuple[int, int] | None = None
         self.version = 0
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self.addresses[name] = memory
-        return name in self.engine.shapes
+        return name in self.engine.specs
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        low, _, high = self.engine.plan["profile"]
-        self.batch, self.scratch = shape[0], None
+        low, _, high = self.engine.plan["shapes"][name]
+        self.shapes[name], self.scratch = tuple(shape), None
         self.version += 1
-        return low <= shape[0] <= high and shape[1:] == self.engine.shapes[name][1:]
+        return all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True))
 
     def infer_shapes(self) -> list[str]:
-        return []
+        return [name for name in self.engine.signature.inputs if name not in self.shapes]
+
+    @property
+    def batch(self) -> int:
+        return int(next(iter(self.shapes.values()))[0])
 
     def update_device_memory_size_for_shapes(self) -> int:
         return self.batch * self.engine.machine.activations
@@ -451,19 +461,25 @@ class _Context:
 
         def work() -> None:
             assert self.version == version, "replayed although the shapes have changed"
-            self._compute(batch)
+            self._compute()
 
         stream.add(work)
         return True
 
-    def _compute(self, batch: int) -> None:
+    def _compute(self) -> None:
         machine, engine = self.engine.machine, self.engine
-        images = machine.array(self.addresses["images"], "uint8", (batch, *engine.shapes["images"][1:]))
-        found = expected(images, engine.weights)
-        for name, shape in engine.shapes.items():
-            if name != "images":
-                result = machine.array(self.addresses[name], "float32", (batch, shape[1]))
-                result[:] = found[name] + (machine.wrong_by if name == "scores" else 0)
+        inputs = {
+            name: machine.array(self.addresses[name], spec.dtype, self.shapes[name])
+            for name, spec in engine.signature.inputs.items()
+        }
+        if engine.plan["component"]:
+            found: Any = tiny_generator.compute(engine.plan["component"], inputs)
+        else:
+            found = expected(inputs["images"], tiny_engine.Weights.from_bytes(engine.weights))
+        sizes = engine.signature.sizes(inputs)
+        for name, spec in engine.signature.outputs.items():
+            result = machine.array(self.addresses[name], spec.dtype, spec.sized(sizes))
+            result[:] = found[name] + (machine.wrong_by if name in ("scores", "noise") else 0)
 
 
 def expected(images: np.ndarray[Any, Any], weights: tiny_engine.Weights) -> dict[str, np.ndarray[Any, Any]]:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 
-from declip_runtime import backends
+from declip_runtime import backends, manifest
 from declip_runtime.backends import Choice, openvino
 from declip_runtime.backends.base import Backend
 from declip_runtime.backends.onnxruntime import ONNXRuntimeBackend
@@ -36,6 +36,7 @@ from declip_runtime.errors import (
 )
 from declip_runtime.lanes import Lanes
 from declip_runtime.quiet import import_openvino
+from declip_runtime.signature import Range
 
 from . import tiny_engine
 from .other_user import bound_by_permissions, common_folder, needs_permissions
@@ -125,7 +126,7 @@ def test_no_images(backend: Backend) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((1, SIZE, SIZE, 3), np.float32), r"uint8 \[B, 16, 16, 3\], not float32 \[1, 16, 16, 3\]"),
+        (np.zeros((1, SIZE, SIZE, 3), np.float32), r"uint8 \[batch, 16, 16, 3\], not float32 \[1, 16, 16, 3\]"),
         (np.zeros((SIZE, SIZE, 3), np.uint8), r"not uint8 \[16, 16, 3\]"),
         (np.zeros((1, SIZE, SIZE, 4), np.uint8), r"not uint8 \[1, 16, 16, 4\]"),
         (np.zeros((1, 3, SIZE, SIZE), np.uint8), r"not uint8 \[1, 3, 16, 16\]"),
@@ -253,17 +254,18 @@ def test_bound_buffers_give_what_a_plain_run_gives(engine: EngineFile, count: in
 
     plain = backends.choose(engine, "onnxruntime")
     assert isinstance(plain, ONNXRuntimeBackend)
-    shapes = {"images": (SIZE, SIZE, 3), "scores": (len(NAMES),), "perceptual": (WIDTH,), "semantic": (WIDTH,)}
     lanes = Lanes(
-        lambda _: BoundLane(onnxruntime, plain._session, shapes, plain._run, device="cpu", index=0), 8, count=1
+        lambda _: BoundLane(onnxruntime, plain._session, plain.signature, plain._run, device="cpu", index=0),
+        8,
+        count=1,
     )
     images = pictures(count)
-    found, wanted = lanes.run(images), plain.run(images)
+    found, wanted = lanes.run({"images": images}), plain.run(images)
     assert np.allclose(found["scores"], wanted.scores, atol=1e-6)
     assert np.allclose(found["perceptual"], wanted.perceptual, atol=1e-6)
     assert wanted.semantic is not None
     assert np.allclose(found["semantic"], wanted.semantic, atol=1e-6)
-    again = lanes.run(images[::-1])
+    again = lanes.run({"images": images[::-1]})
     assert np.allclose(again["scores"], wanted.scores[::-1], atol=1e-6)
     lanes.close()
 
@@ -315,7 +317,7 @@ class PretendedGpu:
         monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
         on_cpu = partial(BoundLane, index=0)
         monkeypatch.setattr(ours, "BoundLane", lambda *arguments, device, index: on_cpu(*arguments, device="cpu"))
-        monkeypatch.setattr(ours, "_GPU_BATCH", 4)
+        monkeypatch.setattr(manifest, "SCORING_BATCH", Range(1, 4, 4))
 
 
 @needs_onnxruntime

@@ -14,7 +14,7 @@ import pytest
 
 from declip_runtime import container, onnx_head
 from declip_runtime.engine_file import EngineFile, bundled_engine
-from declip_runtime.engine_writer import add_plan, pack, write_engine
+from declip_runtime.engine_writer import add_plans, pack, write_engine
 from declip_runtime.errors import (
     EngineCorruptError,
     EngineError,
@@ -25,12 +25,13 @@ from declip_runtime.errors import (
     NotAnEngineError,
     UsageError,
 )
-from declip_runtime.manifest import PREPROCESSING_VERSION, SCHEMA, BatchProfile, Plan
+from declip_runtime.manifest import PREPROCESSING_VERSION, SCHEMA, Plan
+from declip_runtime.signature import Range
 
 from . import tiny_engine
 from .tiny_engine import CALIBRATED, MANIFEST
 
-PLAN = Plan("plans/sm_89.plan", "10.3", "8.9", "fp16", "0" * 64, BatchProfile(1, 8, 32))
+PLAN = Plan("plans/sm_89.plan", "10.3", "8.9", "fp16", "0" * 64, Range(1, 8, 32))
 
 
 @pytest.fixture
@@ -311,10 +312,10 @@ def test_no_flipped_byte_goes_unnoticed(tmp_path: Path) -> None:
 
 def test_a_plan_changes_no_identity(engine: EngineFile) -> None:
     before = engine.id
-    added = add_plan(engine.path, PLAN, b"plan one")
+    added = add_plans(engine.path, [(PLAN, b"plan one")])
     assert added.id == before
     assert added.read("plans/sm_89.plan") == b"plan one"
-    replaced = add_plan(engine.path, replace(PLAN, tensorrt="11.4"), b"plan two")
+    replaced = add_plans(engine.path, [(replace(PLAN, tensorrt="11.4"), b"plan two")])
     assert [p.tensorrt for p in replaced.manifest.plans] == ["11.4"]
     assert replaced.read("plans/sm_89.plan") == b"plan two"
     replaced.verify()
@@ -324,15 +325,15 @@ def test_plans_are_not_added_to_damaged_or_installed_engines(tmp_path: Path, eng
     damaged = damage(engine, engine.offset("weights.bin"))
     content = damaged.read_bytes()
     with pytest.raises(EngineCorruptError):
-        add_plan(damaged, PLAN, b"plan")
+        add_plans(damaged, [(PLAN, b"plan")])
     assert damaged.read_bytes() == content
     installed = tmp_path / "site-packages" / "x.engine"
     installed.parent.mkdir()
     installed.write_bytes(engine.path.read_bytes())
     with pytest.raises(UsageError, match="Write a copy"):
-        add_plan(installed, PLAN, b"plan")
+        add_plans(installed, [(PLAN, b"plan")])
     with pytest.raises(UsageError, match="plans/"):
-        add_plan(engine.path, replace(PLAN, entry="weights.bin"), b"plan")
+        add_plans(engine.path, [(replace(PLAN, entry="weights.bin"), b"plan")])
 
 
 def test_what_decides_a_score_decides_the_id(tmp_path: Path, engine: EngineFile) -> None:
@@ -457,7 +458,7 @@ def test_a_graph_that_refers_to_memory_is_refused(tmp_path: Path) -> None:
 
 
 def test_unpack_and_pack_are_inverse(tmp_path: Path, engine: EngineFile) -> None:
-    engine = add_plan(engine.path, PLAN, b"plan")
+    engine = add_plans(engine.path, [(PLAN, b"plan")])
     files = engine.unpack(tmp_path / "folder")
     names = sorted(str(f.relative_to(tmp_path / "folder")) for f in files)
     assert names == ["fp32.onnx", "int8.onnx", "manifest.json", str(Path("plans/sm_89.plan")), "weights.bin"]
@@ -485,10 +486,15 @@ def test_pack_takes_edits(tmp_path: Path, engine: EngineFile) -> None:
 
 
 def test_pack_says_what_is_missing(tmp_path: Path, engine: EngineFile) -> None:
-    with pytest.raises(UsageError, match=r"must hold manifest\.json and fp32\.onnx"):
+    with pytest.raises(UsageError, match=r"must hold manifest\.json and graphs"):
         pack(tmp_path / "nothing", tmp_path / "x.engine")
     folder = tmp_path / "folder"
     engine.unpack(folder)
+    graph = (folder / "fp32.onnx").read_bytes()
+    (folder / "fp32.onnx").unlink()
+    with pytest.raises(UsageError, match=r"must hold fp32\.onnx"):
+        pack(folder, tmp_path / "x.engine")
+    (folder / "fp32.onnx").write_bytes(graph)
     weights = (folder / "weights.bin").read_bytes()
     (folder / "weights.bin").write_bytes(weights[:-1])
     with pytest.raises(UsageError, match=r"does not lie in the weights\.bin"):

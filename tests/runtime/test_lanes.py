@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from declip_runtime.errors import BackendExecutionError, BackendWarning, DeviceMemoryError
-from declip_runtime.lanes import Images, Lanes, Outputs, ladder
+from declip_runtime.lanes import Lanes, OnDemand, Outputs, ladder, rows
+from declip_runtime.signature import BATCH, Arrays, Sizes
 
 
 class FakeLane:
@@ -18,23 +19,27 @@ class FakeLane:
     def __init__(self, number: int, capacity: int, events: list[str]) -> None:
         self.number, self.capacity, self.events = number, capacity, events
         self.prepared: set[int] = set()
-        self.started: Images | None = None
+        self.started: Arrays | None = None
         self.closed = False
 
-    def prepare(self, batch: int) -> None:
-        assert batch <= self.capacity
-        self.prepared.add(batch)
+    def prepare(self, sizes: Sizes) -> None:
+        assert sizes[BATCH] <= self.capacity
+        assert sizes[BATCH] not in self.prepared, "prepared twice"
+        self.prepared.add(sizes[BATCH])
 
-    def start(self, images: Images, batch: int) -> None:
+    def start(self, inputs: Arrays, sizes: Sizes) -> None:
         assert self.started is None, "started twice"
-        assert batch in self.prepared
-        assert len(images) <= batch
-        self.started = images
-        self.events.append(f"start {self.number}: {len(images)} as {batch}")
+        assert sizes[BATCH] in self.prepared
+        assert rows(inputs) <= sizes[BATCH]
+        self.started = inputs
+        self.events.append(f"start {self.number}: {rows(inputs)} as {sizes[BATCH]}")
+
+    def release(self, sizes: Sizes) -> None:
+        self.prepared.remove(sizes[BATCH])
 
     def finish(self) -> Outputs:
         assert self.started is not None, "finished without a start"
-        images, self.started = self.started, None
+        images, self.started = self.started["images"], None
         self.events.append(f"finish {self.number}")
         return {"scores": images.reshape(len(images), -1)[:, :1].astype(np.float32) * 2}
 
@@ -56,12 +61,12 @@ class Opener:
         return self.lanes[-1]
 
 
-def images(count: int) -> Images:
-    return np.arange(count * 12, dtype=np.uint8).reshape(count, 2, 2, 3)
+def images(count: int) -> Arrays:
+    return {"images": np.arange(count * 12, dtype=np.uint8).reshape(count, 2, 2, 3)}
 
 
 def doubled(count: int) -> np.ndarray:
-    return images(count).reshape(count, -1)[:, :1].astype(np.float32) * 2
+    return images(count)["images"].reshape(count, -1)[:, :1].astype(np.float32) * 2
 
 
 def test_a_ladder_has_its_limits_and_steps_of_at_most_a_half() -> None:
@@ -119,10 +124,10 @@ def test_too_little_memory_halves_the_batch_and_says_so() -> None:
 
 def test_memory_that_runs_out_while_a_lane_is_prepared_counts_too() -> None:
     class Greedy(FakeLane):
-        def prepare(self, batch: int) -> None:
-            if batch > 8:
+        def prepare(self, sizes: Sizes) -> None:
+            if sizes[BATCH] > 8:
                 raise DeviceMemoryError("no memory for scratch.")
-            super().prepare(batch)
+            super().prepare(sizes)
 
     made: list[Greedy] = []
 
@@ -211,3 +216,43 @@ def test_closing_closes_every_lane_once() -> None:
     lanes.close()
     lanes.close()
     assert all(lane.closed for lane in opener.lanes)
+
+
+# --- sizes on demand
+
+
+def test_sizes_are_made_ready_once_and_the_oldest_are_let_go() -> None:
+    lane = FakeLane(0, 64, [])
+    runner = OnDemand(lane)
+    for count in (1, 2, 3, 2, 4):
+        assert np.array_equal(runner.run(images(count), {BATCH: count})["scores"], doubled(count))
+    assert lane.prepared == {1, 2, 3, 4}
+    runner.run(images(5), {BATCH: 5})
+    assert lane.prepared == {2, 3, 4, 5}, "1 was asked for longest ago"
+    runner.run(images(3), {BATCH: 3})
+    runner.run(images(6), {BATCH: 6})
+    assert lane.prepared == {3, 4, 5, 6}
+    runner.close()
+    assert lane.closed
+
+
+def test_a_size_that_could_not_be_made_ready_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = FakeLane(0, 64, [])
+    runner = OnDemand(lane)
+    with monkeypatch.context() as patch:
+
+        def refuse(_: Sizes) -> None:
+            raise DeviceMemoryError("no memory.")
+
+        patch.setattr(lane, "prepare", refuse)
+        with pytest.raises(DeviceMemoryError):
+            runner.run(images(2), {BATCH: 2})
+    assert np.array_equal(runner.run(images(2), {BATCH: 2})["scores"], doubled(2))
+
+
+def test_threads_take_turns_on_demand() -> None:
+    runner = OnDemand(FakeLane(0, 64, []))
+    with ThreadPoolExecutor(8) as pool:
+        counts = [1, 2, 3, 4, 5, 6] * 20
+        results = list(pool.map(lambda count: runner.run(images(count), {BATCH: count})["scores"], counts))
+    assert all(np.array_equal(found, doubled(count)) for count, found in zip(counts, results, strict=True))

@@ -15,16 +15,17 @@ from declip_runtime.errors import EngineError, EngineVersionError, ManifestError
 from declip_runtime.manifest import (
     PREPROCESSING_VERSION,
     SCHEMA,
-    BatchProfile,
     CalibrationCurve,
     Entry,
     License,
     Manifest,
     Plan,
     Preprocess,
+    ScorerManifest,
     ScoreSpec,
     Validation,
 )
+from declip_runtime.signature import Range
 
 HASH = "0123456789abcdef" * 4
 SCORE = ScoreSpec(
@@ -35,8 +36,8 @@ SCORE = ScoreSpec(
     Validation("some data", 0.5, 100, "a note"),
     CalibrationCurve((0.1, 0.9), (0, 1), "some data"),
 )
-PLAN = Plan("plans/sm_89.plan", "10.3", "8.9", "fp16", HASH, BatchProfile(1, 8, 32), "RTX 4090")
-FULL = Manifest(
+PLAN = Plan("plans/sm_89.plan", "10.3", "8.9", "fp16", HASH, Range(1, 8, 32), "RTX 4090")
+FULL = ScorerManifest(
     name="full",
     preprocess=Preprocess(384),
     scores=(SCORE, ScoreSpec("brightness", "degree", (("Bright photo.", "Dark photo."),))),
@@ -209,7 +210,7 @@ def test_what_was_written_is_read() -> None:
     read = Manifest.from_json(text)
     assert read == replace(FULL, provenance={**FULL.provenance, "seeds": [1, 2]})  # JSON has no tuples
     assert read.to_json() == text
-    assert isinstance(read.plans[0].profile, BatchProfile)
+    assert isinstance(read.plans[0].profile, Range)
 
 
 def test_numbers_keep_their_form_because_the_id_depends_on_it() -> None:

@@ -8,10 +8,11 @@ import pytest
 from declip_runtime import plans
 from declip_runtime.container import check_name
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.engine_writer import add_plan
+from declip_runtime.engine_writer import add_plans
 from declip_runtime.errors import EngineCorruptError, ManifestError, UsageError
-from declip_runtime.manifest import BatchProfile, Plan
+from declip_runtime.manifest import Plan
 from declip_runtime.plans import Site, best_plan, mismatch
+from declip_runtime.signature import Range
 
 from . import tiny_engine
 
@@ -30,7 +31,7 @@ def plan_for(engine: EngineFile, site: Site = ORIN, **changes: object) -> Plan:
         site.compute_capability,
         "fp16",
         plans.source_hash(engine, "fp16"),
-        BatchProfile(1, 8, 8),
+        Range(1, 8, 8),
         site.device_name,
         platform=site.platform,
         multiprocessors=site.multiprocessors,
@@ -107,7 +108,7 @@ def test_a_plan_for_exactly_this_machine_comes_first(engine: EngineFile) -> None
     everywhere = plan_for(engine, entry="plans/a.plan", version_compatible=True, hardware_compatible=True)
     exact = plan_for(engine, entry="plans/b.plan")
     for plan in (everywhere, exact):
-        engine = add_plan(engine.path, plan, b"ftrt plan")
+        engine = add_plans(engine.path, [(plan, b"ftrt plan")])
     assert best_plan(engine, "fp16", ORIN) == exact
     assert best_plan(engine, "fp16", replace(ORIN, device_name="Thor", compute_capability="11.0")) == everywhere
     assert best_plan(engine, "fp16", replace(ORIN, tensorrt="9.0")) is None
@@ -118,7 +119,7 @@ def test_a_plan_for_exactly_this_machine_comes_first(engine: EngineFile) -> None
 
 def test_a_plan_whose_bytes_were_changed_is_not_read(engine: EngineFile) -> None:
     """Plans are code: one that is not what the manifest says must never reach TensorRT."""
-    engine = add_plan(engine.path, plan_for(engine), b"ftrt plan")
+    engine = add_plans(engine.path, [(plan_for(engine), b"ftrt plan")])
     data = bytearray(engine.path.read_bytes())
     data[engine.offset("plans/x.plan")] ^= 1
     engine.path.write_bytes(data)
@@ -142,4 +143,4 @@ def test_profiles_are_parsed_and_checked() -> None:
         with pytest.raises(UsageError, match=r"Give"):
             plans.parse_profile(wrong)
     with pytest.raises(ManifestError, match="profile"):
-        Plan("plans/x.plan", "10.3", "8.7", "fp16", "0" * 64, BatchProfile(4, 2, 8))
+        Plan("plans/x.plan", "10.3", "8.7", "fp16", "0" * 64, Range(4, 2, 8))

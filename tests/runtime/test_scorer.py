@@ -23,7 +23,6 @@ import pytest
 from PIL import Image
 
 from declip_runtime.backends import REGISTRY
-from declip_runtime.backends.base import Output
 from declip_runtime.backends.fake import FakeBackend
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import (
@@ -215,10 +214,10 @@ def test_an_error_of_the_iterable_itself_comes_out(scorer: Scorer) -> None:
 class Overflowing(FakeBackend):
     """A backend whose arithmetic is not up to the model."""
 
-    def _run_impl(self, images: Any) -> Output:
-        output = super()._run_impl(images)
-        output.scores[-1, 0] = np.nan
-        return output
+    def _compute_impl(self, inputs: Any, sizes: Any) -> Any:
+        outputs = super()._compute_impl(inputs, sizes)
+        outputs["scores"][-1, 0] = np.nan
+        return outputs
 
 
 def test_a_model_that_gives_nan_is_an_error_and_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,9 +266,9 @@ def test_no_more_views_than_asked_for_go_through_the_model_at_once(monkeypatch: 
     seen: list[int] = []
 
     class Watched(FakeBackend):
-        def _run_impl(self, images: Any) -> Output:
-            seen.append(len(images))
-            return super()._run_impl(images)
+        def _compute_impl(self, inputs: Any, sizes: Any) -> Any:
+            seen.append(sizes["batch"])
+            return super()._compute_impl(inputs, sizes)
 
     monkeypatch.setattr(f"{__name__}.Watched", Watched, raising=False)
     monkeypatch.setitem(REGISTRY, "watched", f"{__name__}:Watched")
@@ -522,11 +521,11 @@ class Slow(FakeBackend):
 
     begun = threading.Event()
 
-    def _run_impl(self, images: Any) -> Output:
+    def _compute_impl(self, inputs: Any, sizes: Any) -> Any:
         self.begun.set()
         time.sleep(0.2)
         assert self.alive
-        return super()._run_impl(images)
+        return super()._compute_impl(inputs, sizes)
 
     def _load_impl(self, *arguments: Any) -> None:
         time.sleep(0.2)

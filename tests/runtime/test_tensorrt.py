@@ -19,7 +19,7 @@ from declip_runtime import backends, cuda, plan_builder
 from declip_runtime.backends.base import Backend
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.engine_writer import add_plan
+from declip_runtime.engine_writer import add_plans
 from declip_runtime.errors import (
     BackendExecutionError,
     BackendUnavailableError,
@@ -29,10 +29,12 @@ from declip_runtime.errors import (
     PrecisionError,
     UsageError,
 )
+from declip_runtime.manifest import SCORING_BATCH
 from declip_runtime.plan_builder import BuildOptions, build_plan
 from declip_runtime.plan_check import check_images
-from declip_runtime.plans import BatchProfile, default_profile, source_hash
+from declip_runtime.plans import source_hash
 from declip_runtime.scorer import Scorer
+from declip_runtime.signature import Range
 
 from . import fake_nvidia, tiny_engine
 from .fake_nvidia import Nvidia
@@ -181,7 +183,7 @@ def test_a_scorer_runs_on_it(machine: Nvidia, engine: EngineFile, photos: list[P
 
 
 def test_a_plan_in_the_engine_is_used_without_building(machine: Nvidia, engine: EngineFile) -> None:
-    engine = add_plan(engine.path, *build_plan(engine))
+    engine = add_plans(engine.path, [build_plan(engine)])
     machine.built.clear()
     check(choose(engine), 7)
     assert not machine.built
@@ -190,7 +192,7 @@ def test_a_plan_in_the_engine_is_used_without_building(machine: Nvidia, engine: 
 
 def test_only_a_plan_of_the_engine_that_needs_it_may_run_its_own_code(machine: Nvidia, engine: EngineFile) -> None:
     plan, content = build_plan(engine, BuildOptions(version_compatible=True))
-    engine = add_plan(engine.path, plan, content)
+    engine = add_plans(engine.path, [(plan, content)])
     choose(engine)
     assert machine.events.count("deserialise, host code True") == 1
 
@@ -264,7 +266,7 @@ def test_another_gpu_gets_its_own_plan(
 ) -> None:
     cache = Cache(tmp_path / "cache")
     install()
-    engine = add_plan(engine.path, *build_plan(engine))
+    engine = add_plans(engine.path, [build_plan(engine)])
     other = install(gpus=[("Thor", 11, 0)])
     choose(engine, cache=cache)
     assert len(other.built) == 1
@@ -278,12 +280,12 @@ def test_a_plan_for_another_engine_is_refused_before_it_runs(
     plan, content = build_plan(engine)
     fewer = replace(MANIFEST, scores=MANIFEST.scores[:1])
     other = tiny_engine.write(tmp_path / "other.engine", fp16=True, semantic=True, manifest=fewer)
-    with pytest.raises(BackendExecutionError, match=r"scores \[3\].*manifest says.*scores \[1\]"):
-        choose(add_plan(other.path, plan, content))
+    with pytest.raises(BackendExecutionError, match=r"scores \[-1, 3\].*manifest says.*scores \[-1, 1\]"):
+        choose(add_plans(other.path, [(plan, content)]))
 
 
 def test_what_tensorrt_refuses_comes_with_its_own_words(machine: Nvidia, engine: EngineFile) -> None:
-    engine = add_plan(engine.path, *build_plan(engine, BuildOptions(version_compatible=True)))
+    engine = add_plans(engine.path, [build_plan(engine, BuildOptions(version_compatible=True))])
     machine.refuses = b""
     with (
         pytest.warns(BackendWarning, match=r"not compatible.*Another is built"),
@@ -293,7 +295,7 @@ def test_what_tensorrt_refuses_comes_with_its_own_words(machine: Nvidia, engine:
 
 
 def test_no_memory_for_a_plan_is_no_reason_to_build_another(machine: Nvidia, engine: EngineFile) -> None:
-    engine = add_plan(engine.path, *build_plan(engine))
+    engine = add_plans(engine.path, [build_plan(engine)])
     machine.built.clear()
     machine.refuses, machine.words = b"", "Requested amount of GPU memory could not be allocated: out of memory"
     with pytest.raises(DeviceMemoryError, match="out of memory"):
@@ -338,14 +340,14 @@ def test_a_plan_in_the_cache_that_tensorrt_refuses_is_built_anew(
 
 def test_the_lean_runtime_runs_a_compatible_plan(install: Install, engine: EngineFile) -> None:
     install(version="10.3.0")
-    engine = add_plan(engine.path, *build_plan(engine, BuildOptions(version_compatible=True)))
+    engine = add_plans(engine.path, [build_plan(engine, BuildOptions(version_compatible=True))])
     install(version="10.16.1.11", lean=True)
     check(choose(engine), 9)
 
 
 def test_the_lean_runtime_without_a_plan_says_what_to_do(install: Install, engine: EngineFile) -> None:
     install(version="10.3.0")
-    engine = add_plan(engine.path, *build_plan(engine))
+    engine = add_plans(engine.path, [build_plan(engine)])
     install(lean=True)
     with pytest.raises(BackendUnavailableError, match=r"version-compatible plans only.*declip build ENGINE --version"):
         backends.resolve(engine, "tensorrt")
@@ -407,14 +409,14 @@ def test_fp8_needs_a_gpu_that_multiplies_it(install: Install, engine: EngineFile
 
 
 def test_the_manifest_says_what_a_plan_was_built_for(machine: Nvidia, engine: EngineFile) -> None:
-    plan, _ = build_plan(engine, BuildOptions(BatchProfile(1, 4, 8)), device=0)
+    plan, _ = build_plan(engine, BuildOptions(Range(1, 4, 8)), device=0)
     assert plan.entry == f"plans/{plan.platform}/orin-sm87x8-tensorrt-10.3.0-fp16.plan"
     assert (plan.tensorrt, plan.compute_capability, plan.device_name) == ("10.3.0", "8.7", "Orin")
     assert plan.graph_sha256 == source_hash(engine, "fp16")
     assert (plan.multiprocessors, plan.without_lean) == (8, False)
     assert plan.profile == (1, 4, 8)
     before = engine.id
-    assert add_plan(engine.path, plan, b"ftrt").id == before
+    assert add_plans(engine.path, [(plan, b"ftrt")]).id == before
 
 
 def test_options_reach_tensorrt(machine: Nvidia, engine: EngineFile) -> None:
@@ -429,7 +431,7 @@ def test_options_reach_tensorrt(machine: Nvidia, engine: EngineFile) -> None:
     assert config.builder_optimization_level == 5
     assert config.hardware_compatibility_level.name == "AMPERE_PLUS"
     assert config.profiling_verbosity.name == "DETAILED"
-    assert machine.built[0]["profile"] == list(default_profile())
+    assert machine.built[0]["profile"] == list(SCORING_BATCH)
     assert plan.version_compatible
     assert plan.hardware_compatible
     assert plan.entry.endswith("any-version-any-gpu.plan")

@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.engine_writer import Content, write_engine
-from declip_runtime.manifest import CalibrationCurve, License, Manifest, Preprocess, ScoreSpec
+from declip_runtime.manifest import CalibrationCurve, License, Preprocess, ScorerManifest, ScoreSpec
 
 SIZE, WIDTH, NAMES = 16, 8, ("quality", "sharpness", "brightness")
 FLOAT, UINT8, INT8, INT64, FLOAT16 = 1, 2, 3, 7, 10
 Float32 = npt.NDArray[np.float32]
 
-MANIFEST = Manifest(
+MANIFEST = ScorerManifest(
     name="tiny",
     preprocess=Preprocess(SIZE),
     scores=tuple(ScoreSpec(name, "quality", (("Good photo.", "Bad photo."),)) for name in NAMES),
@@ -160,7 +160,7 @@ def write(
     semantic: bool = False,
     fp16: bool = False,
     int8: bool = False,
-    manifest: Manifest = MANIFEST,
+    manifest: ScorerManifest = MANIFEST,
 ) -> EngineFile:
     """``fp16`` adds a graph of that name, which is the fp32 one: enough to be chosen, built and hashed."""
     entries: dict[str, Content] = {"graphs/fp32.onnx": graph(semantic=semantic)}

@@ -10,7 +10,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from declip_sdk import DeclipError, ImageError, Score, Scorer, Scores
+from declip_sdk import (
+    DeclipError,
+    DPAdapter,
+    ImageError,
+    Score,
+    Scorer,
+    Scores,
+    Step,
+    contact_sheet,
+    read_record,
+    repeat,
+    save,
+)
 
 
 def one_image_of_every_kind(
@@ -65,3 +77,23 @@ def streaming(scorer: Scorer, paths: Iterator[str]) -> None:
             print(score.image, error)
         vector: npt.NDArray[np.float32] = score.embedding
         print(score.index, vector)
+
+
+def generating(engine: Path, look: Image.Image) -> None:
+    def watch(step: Step) -> None:
+        if step.index == 3:
+            step.preview()[0].show()
+        if step.remaining > 3600:
+            step.cancel()
+
+    with DPAdapter(engine, backend="openvino", threads=2) as adapter:
+        pictures: list[Image.Image] = adapter.generate("a lighthouse", perceptual=look, steps=20, seed=1, on_step=watch)
+        adapter.generate(["a", "b"], semantic=["dog.jpg", b"..."], semantic_scale={"up": {"block_0": [0.0, 1.0, 0.0]}})
+        adapter.generate(perceptual="dusk.jpg", semantic=Path("dog.jpg"), perceptual_scale=0.7, seed=[1])
+        adapter.generate(image="dog.jpg", images_per_prompt=4, guidance=5.0, width=512, height=768, scheduler="lcm")
+        path: Path = save(pictures[0], "lighthouse.png")
+        again = adapter.generate(**repeat(read_record(path), folder=path.parent))
+        contact_sheet([pictures, again], ["first", "again"], ["seed 1"]).show()
+        print(adapter.identity, adapter.manifest.layers, adapter.engine.id, adapter.batch_size)
+        adapter.generate("a", pages=3)  # type: ignore[call-arg]
+        adapter.generate(3)  # type: ignore[arg-type]

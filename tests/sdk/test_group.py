@@ -18,7 +18,7 @@ from .command import DECLIP, TINY
 
 @pytest.mark.parametrize("verb", list(VERBS))
 def test_every_verb_has_help_and_says_so_itself(verb: str, capfd: Any) -> None:
-    command = import_module(f"declip_sdk.cli.{verb}").command
+    command = import_module(f"declip_sdk.cli.{verb.replace('-', '_')}").command
     assert isinstance(command, click.Command)
     assert run([verb, "--help"]) == 0
     assert capfd.readouterr().out.startswith(f"Usage: declip {verb}")

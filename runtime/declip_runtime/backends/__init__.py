@@ -35,7 +35,14 @@ class Choice:
     precision: Precision
 
 
-def resolve(engine: EngineFile, backend: str = "auto", *, device: str | None = None, precision: str = "auto") -> Choice:
+def resolve(
+    engine: EngineFile,
+    backend: str = "auto",
+    *,
+    component: str = "",
+    device: str | None = None,
+    precision: str = "auto",
+) -> Choice:
     """What ``choose`` would make, found without loading the model.
 
     A name gives that backend or raises; "auto" gives the first of ``AUTO`` that is installed, knows the precision and
@@ -51,7 +58,7 @@ def resolve(engine: EngineFile, backend: str = "auto", *, device: str | None = N
                 reasons.append(f"The {name} backend does not compute in {precision}.")
                 continue
             try:
-                return resolve(engine, name, device=device, precision=precision)
+                return resolve(engine, name, component=component, device=device, precision=precision)
             except BackendUnavailableError as error:
                 reasons.append(str(error))
         raise BackendUnavailableError(" ".join(reasons))
@@ -59,25 +66,32 @@ def resolve(engine: EngineFile, backend: str = "auto", *, device: str | None = N
     reason = kind.available()
     if reason is not None:
         raise BackendUnavailableError(f"backend {backend!r} cannot be used here: {reason}")
-    return Choice(backend, *kind.resolve(engine, device, precision))
+    return Choice(backend, *kind.resolve(engine, device, precision, component))
 
 
 def choose(
     engine: EngineFile,
     backend: str = "auto",
     *,
+    component: str = "",
     device: str | None = None,
     precision: str = "auto",
     threads: int | None = None,
     cache: Cache | None = None,
 ) -> Backend:
-    """Make the backend that ``resolve`` finds for ``engine``.
+    """Make the backend that ``resolve`` finds for ``engine``, or for one ``component`` of a generator.
 
     Raises what ``resolve`` and the backend's constructor raise; an engine that fails on it is no reason to try another.
     """
-    choice = resolve(engine, backend, device=device, precision=precision)
-    kind = _class(choice.backend)
-    return kind(engine, device=choice.device, precision=choice.precision, threads=threads, cache=cache)
+    choice = resolve(engine, backend, component=component, device=device, precision=precision)
+    return _class(choice.backend)(
+        engine,
+        component=component,
+        device=choice.device,
+        precision=choice.precision,
+        threads=threads,
+        cache=cache,
+    )
 
 
 def available() -> dict[str, str | None]:

@@ -14,14 +14,15 @@ import numpy.typing as npt
 
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import BackendExecutionError, InvalidArrayError, PrecisionError, ScorerStateError, UsageError
+from declip_runtime.errors import PrecisionError, ScorerStateError, UsageError
+from declip_runtime.signature import Array, Arrays, Signature, Sizes
 
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp8"]
 
 
 @dataclass(frozen=True)
 class Output:
-    """What the graph gives for B images.
+    """What a scorer's graph gives for B images.
 
     ``scores`` float32 [B, K] raw, in the manifest's order; ``perceptual`` float32 [B, D], L2-normalised; ``semantic``
     likewise, None where the engine has none. The arrays are the caller's own.
@@ -37,12 +38,14 @@ class Backend(ABC):
 
     Args:
         engine: what to run.
+        component: which of the engine's models; '' is a scorer's only one.
         device: where; None is the backend's default.
         precision: the arithmetic; "auto" takes the fastest that keeps the scores, and ``precision`` then says which.
         threads: CPU threads to compute with; None is what this process may use.
         cache: where compiled models are kept; None keeps none.
 
-    ``run`` may be called from several threads at once. ``description`` names library, version, device and precision.
+    ``compute`` and ``run`` may be called from several threads at once. ``signature`` is what ``compute`` takes and
+    gives, ``description`` names library, version, device and precision.
 
     Raises BackendUnavailableError, PrecisionError, BackendExecutionError where the vendor library fails, EngineError
     for a damaged graph, UsageError.
@@ -59,6 +62,7 @@ class Backend(ABC):
         self,
         engine: EngineFile,
         *,
+        component: str = "",
         device: str | None = None,
         precision: str = "auto",
         threads: int | None = None,
@@ -66,8 +70,9 @@ class Backend(ABC):
     ) -> None:
         if threads is not None and threads < 1:
             raise UsageError(f"threads={threads} cannot work. Give at least 1.")
-        self.engine = engine
-        self.device, self.precision = self.resolve(engine, device, precision)
+        self.engine, self.component = engine, component
+        self.signature = signature_of(engine, component)
+        self.device, self.precision = self.resolve(engine, device, precision, component)
         self._closed = False
         self._running = 0
         self._change = threading.Condition()
@@ -79,21 +84,25 @@ class Backend(ABC):
         """None where this backend can be used here, else the reason and the fix in one or two sentences."""
 
     @classmethod
-    def resolve(cls, engine: EngineFile, device: str | None = None, precision: str = "auto") -> tuple[str, Precision]:
+    def resolve(
+        cls, engine: EngineFile, device: str | None = None, precision: str = "auto", component: str = ""
+    ) -> tuple[str, Precision]:
         """Device and precision that an instance would have, found without loading the model.
 
-        Raises BackendUnavailableError for a device, PrecisionError and UsageError for a precision that cannot be had.
+        Raises BackendUnavailableError for a device, PrecisionError and UsageError for a precision that cannot be had,
+        UsageError for a component that the engine lacks.
         """
+        signature_of(engine, component)
         if precision != "auto" and precision not in get_args(Precision):
             raise UsageError(f"precision={precision!r} is unknown. Use one of: auto, {', '.join(get_args(Precision))}.")
-        found, arithmetic = cls._resolve_impl(engine, device, precision)
-        graph_for(engine, arithmetic, cls.graphs)
+        found, arithmetic = cls._resolve_impl(engine, device, precision, component)
+        graph_for(engine, arithmetic, cls.graphs, component)
         return found, arithmetic
 
     @property
     def graph(self) -> str:
         """The name of the engine's graph that this backend runs."""
-        return graph_for(self.engine, self.precision, self.graphs)
+        return graph_for(self.engine, self.precision, self.graphs, self.component)
 
     @property
     @abstractmethod
@@ -101,26 +110,25 @@ class Backend(ABC):
         """The batch that is fast without taking much memory."""
 
     def run(self, images: npt.NDArray[np.uint8]) -> Output:
-        """Run the graph on uint8 [B, S, S, 3] (RGB), S as in the manifest, B any number, also 0.
+        """Score uint8 [B, S, S, 3] (RGB), S as in the scorer's manifest, B any number, also 0.
 
         Raises InvalidArrayError, ScorerStateError after ``close``, BackendExecutionError.
         """
-        manifest, size = self.engine.manifest, self.engine.manifest.preprocess.size
-        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
-            given = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
-            raise InvalidArrayError(f"this engine takes uint8 [B, {size}, {size}, 3], not {given}.")
-        scores, width = (len(images), len(manifest.scores)), (len(images), manifest.embedding_dim)
-        if not len(images):
-            none = np.empty(width, np.float32)
-            return Output(np.empty(scores, np.float32), none, none if manifest.has_semantic else None)
+        found = self.compute({"images": images})
+        return Output(found["scores"], found["perceptual"], found.get("semantic"))
+
+    def compute(self, inputs: Arrays) -> dict[str, Array]:
+        """Run the graph on ``inputs`` as ``signature`` describes them; the outputs are the caller's own.
+
+        Any free size may be 0. Raises InvalidArrayError, ScorerStateError after ``close``, BackendExecutionError.
+        """
+        sizes = self.signature.sizes(inputs)
+        if not min(sizes.values()):
+            return self.signature.empty(sizes)
         with self._in_use():
-            output = self._run_impl(np.ascontiguousarray(images))
-        if output.scores.shape != scores or output.perceptual.shape != width:
-            raise BackendExecutionError(
-                f"the graph gives scores {list(output.scores.shape)} and embeddings {list(output.perceptual.shape)},"
-                f" the manifest says {list(scores)} and {list(width)}. Export the engine again."
-            )
-        return output
+            outputs = self._compute_impl({name: np.ascontiguousarray(a) for name, a in inputs.items()}, sizes)
+        self.signature.require_outputs(outputs, sizes)
+        return outputs
 
     def close(self) -> None:
         """Free the compiled model, when every ``run`` that has begun is done. May be called twice."""
@@ -145,7 +153,9 @@ class Backend(ABC):
 
     @classmethod
     @abstractmethod
-    def _resolve_impl(cls, engine: EngineFile, device: str | None, precision: str) -> tuple[str, Precision]:
+    def _resolve_impl(
+        cls, engine: EngineFile, device: str | None, precision: str, component: str
+    ) -> tuple[str, Precision]:
         """What ``resolve`` returns, for a precision that exists or "auto"."""
 
     @abstractmethod
@@ -153,25 +163,36 @@ class Backend(ABC):
         """Compile for ``device`` and ``precision``; set ``description``."""
 
     @abstractmethod
-    def _run_impl(self, images: npt.NDArray[np.uint8]) -> Output:
-        """Run on checked, contiguous, non-empty images."""
+    def _compute_impl(self, inputs: Arrays, sizes: Sizes) -> dict[str, Array]:
+        """Run on checked, contiguous inputs whose free dimensions have these ``sizes``, none of them 0."""
 
     @abstractmethod
     def _close_impl(self) -> None:
         """Let go of the vendor's objects."""
 
 
-def graph_for(engine: EngineFile, precision: Precision, graphs: Mapping[Precision, str]) -> str:
+def signature_of(engine: EngineFile, component: str) -> Signature:
+    """What a component takes and gives. Raises UsageError for a component that the engine lacks."""
+    signatures = engine.manifest.signatures
+    if component not in signatures:
+        known = ", ".join(signatures) or "none with a name"
+        what = f"has no component {component!r}" if component else "generates pictures and scores none"
+        raise UsageError(f"{engine.path} {what}. Its components: {known}.")
+    return signatures[component]
+
+
+def graph_for(engine: EngineFile, precision: Precision, graphs: Mapping[Precision, str], component: str = "") -> str:
     """The name of the engine's graph that ``graphs`` has for ``precision``.
 
     Raises PrecisionError where the engine does not carry it.
     """
-    name = graphs[precision]
-    if name not in engine.manifest.graphs:
-        eight = next((option for option in ("int8", "fp8") if name.startswith(option)), None)
+    kind, manifest = graphs[precision], engine.manifest
+    if kind not in manifest.kinds(component):
+        eight = next((option for option in ("int8", "fp8") if kind.startswith(option)), None)
         added = "again" if eight is None else f"with photos that calibrate it (--{eight} PHOTOS)"
+        has = ", ".join(manifest.graph_name(component, k) for k in manifest.kinds(component))
         raise PrecisionError(
-            f"engine {engine.manifest.name!r} carries no {name} graph; it has {', '.join(engine.manifest.graphs)}."
+            f"engine {manifest.name!r} carries no {manifest.graph_name(component, kind)} graph; it has {has}."
             f" Export it {added}, or choose another precision."
         )
-    return name
+    return manifest.graph_name(component, kind)

@@ -12,15 +12,17 @@ import numpy.typing as npt
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import BackendUnavailableError, PrecisionError
+from declip_runtime.signature import BATCH, Array, Arrays, Sizes
 
-from .base import Backend, Output, Precision
+from .base import Backend, Precision
 
 
 class FakeBackend(Backend):
     """Scores from simple statistics of the pixels: fast, equal everywhere, and different for different images.
 
     It takes the names of the scores and the sizes from the engine, and never looks at graphs or weights. The score of
-    an image does not depend on what else is in the batch.
+    an image does not depend on what else is in the batch. Components of a generator give noise that depends on their
+    inputs.
     """
 
     name: ClassVar[str] = "fake"
@@ -37,7 +39,9 @@ class FakeBackend(Backend):
         return 8
 
     @classmethod
-    def _resolve_impl(cls, engine: EngineFile, device: str | None, precision: str) -> tuple[str, Precision]:
+    def _resolve_impl(
+        cls, engine: EngineFile, device: str | None, precision: str, component: str
+    ) -> tuple[str, Precision]:
         if device not in (None, "cpu"):
             raise BackendUnavailableError(f"the fake backend has no device {device!r}. Leave device out.")
         if precision not in ("auto", "fp32"):
@@ -45,12 +49,15 @@ class FakeBackend(Backend):
         return "cpu", "fp32"
 
     def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
-        self.description = "fake: statistics of the pixels, no model, meaningless scores"
-        names = self.engine.manifest.score_names
+        self.description = "fake: statistics of the inputs, no model, meaningless results"
+        names = self.signature.outputs if self.component else self.engine.scorer.score_names
         digests = (hashlib.sha256(name.encode()).digest() for name in names)
         self._weights = np.array([np.frombuffer(d[:4], np.uint8) / 32.0 - 4.0 for d in digests])
 
-    def _run_impl(self, images: npt.NDArray[np.uint8]) -> Output:
+    def _compute_impl(self, inputs: Arrays, sizes: Sizes) -> dict[str, Array]:
+        return self._noise(inputs, sizes) if self.component else self._scores(inputs["images"])
+
+    def _scores(self, images: npt.NDArray[np.uint8]) -> dict[str, Array]:
         pixels = images.astype(np.int64)  # sums of integers are exact, so equal on every machine
         flat = pixels.reshape(len(images), -1)
         statistics = np.stack(
@@ -63,13 +70,24 @@ class FakeBackend(Backend):
             axis=1,
         )
         scores = 1.0 / (1.0 + np.exp(-statistics @ self._weights.T))
-        width = self.engine.manifest.embedding_dim
-        places = np.linspace(0, flat.shape[1] - 1, width).astype(np.int64)
+        manifest = self.engine.scorer
+        places = np.linspace(0, flat.shape[1] - 1, manifest.embedding_dim).astype(np.int64)
         vectors = 1.0 + flat[:, places]
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        perceptual = vectors.astype(np.float32)
-        semantic = perceptual[:, ::-1].copy() if self.engine.manifest.has_semantic else None
-        return Output(scores.astype(np.float32), perceptual, semantic)
+        outputs = {"scores": scores.astype(np.float32), "perceptual": vectors.astype(np.float32)}
+        if manifest.has_semantic:
+            outputs["semantic"] = outputs["perceptual"][:, ::-1].copy()
+        return outputs
+
+    def _noise(self, inputs: Arrays, sizes: Sizes) -> dict[str, Array]:
+        """For every row of the batch values in 0..1 that its inputs' bytes decide, and nothing else."""
+        outputs = self.signature.empty(sizes)
+        for row in range(sizes[BATCH]):
+            content = b"".join(name.encode() + inputs[name][row].tobytes() for name in sorted(inputs))
+            random = np.random.default_rng(list(hashlib.sha256(content).digest()))
+            for array in outputs.values():
+                array[row] = random.random(array.shape[1:])
+        return outputs
 
     def _close_impl(self) -> None:
         pass

@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from declip_runtime.bound_lane import BoundLane
 from declip_runtime.cache import Cache
 from declip_runtime.cpu import available_cpus
@@ -25,17 +22,17 @@ from declip_runtime.errors import (
     DeviceMemoryError,
     PrecisionError,
 )
-from declip_runtime.lanes import Lanes
+from declip_runtime.lanes import Lanes, OnDemand
 from declip_runtime.quiet import import_onnxruntime
+from declip_runtime.signature import BATCH, Array, Arrays, Sizes
 
-from .base import Backend, Output, Precision
+from .base import Backend, Precision
 
 Provider = tuple[str, dict[str, str]]
 
 _DEVICE = re.compile(r"(cpu|cuda|tensorrt)(?::(\d+))?", re.ASCII)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _ERROR = 3
-_GPU_BATCH = 64
 _OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "OUT_OF_MEMORY")
 
 
@@ -67,10 +64,12 @@ class ONNXRuntimeBackend(Backend):
     @property
     def preferred_batch(self) -> int:
         """8 on the CPU, whose kernels gain nothing from more; on a GPU what its memory holds, at most 64."""
-        return 8 if self._lanes is None else self._lanes.capacity
+        return self._runner.capacity if isinstance(self._runner, Lanes) else 8
 
     @classmethod
-    def _resolve_impl(cls, engine: EngineFile, device: str | None, precision: str) -> tuple[str, Precision]:
+    def _resolve_impl(
+        cls, engine: EngineFile, device: str | None, precision: str, component: str
+    ) -> tuple[str, Precision]:
         kind, index = _parse(device or "cpu")
         present = import_onnxruntime().get_available_providers()
         if _PROVIDERS[kind] not in present:
@@ -78,7 +77,7 @@ class ONNXRuntimeBackend(Backend):
                 f"the ONNX Runtime that is installed has no {_PROVIDERS[kind]} (it has {', '.join(present)})."
                 " Run: pip uninstall -y onnxruntime && pip install 'declip-sdk[cuda]'"
             )
-        half: Precision = "fp16" if "fp16" in engine.manifest.graphs else "fp32"
+        half: Precision = "fp16" if "fp16" in engine.manifest.kinds(component) else "fp32"
         known: dict[str, Precision] = (
             {"auto": "fp32", "fp32": "fp32", "int8": "int8"}
             if kind == "cpu"
@@ -93,7 +92,7 @@ class ONNXRuntimeBackend(Backend):
         self._onnxruntime = import_onnxruntime()
         self._errors = _errors(self._onnxruntime)
         self._session: Any = None
-        self._lanes: Lanes | None = None
+        self._runner: Lanes | OnDemand | None = None
         kind, index = _parse(self.device)
         if kind != "cpu" and hasattr(self._onnxruntime, "preload_dlls"):
             with redirect_stdout(sys.stderr):  # it prints what is missing, and standard output is for scores
@@ -127,23 +126,29 @@ class ONNXRuntimeBackend(Backend):
                 " CUDA or cuDNN libraries are missing. Install them or leave device out."
             )
         if wanted != _PROVIDERS["cpu"]:
-            self._lanes = Lanes(self._open_lane, _GPU_BATCH, count=1)
+            only_batch = set(self.signature.free) == {BATCH}
+            largest = self.signature.free[BATCH].maximum
+            self._runner = (
+                Lanes(self._open_lane, largest, count=1) if only_batch else OnDemand(self._open_lane(largest))
+            )
 
     def _plan_options(self, cache: Cache | None) -> dict[str, str]:
         """One plan for all batches, instead of a new one for each that is larger than those before; kept in ``cache``.
 
         ONNX Runtime names a plan after the graph's names, not after its weights: engines must not share a folder.
         """
-        size = self.engine.manifest.preprocess.size
         options = {
-            f"trt_profile_{which}_shapes": f"images:{batch}x{size}x{size}x3"
-            for which, batch in (("min", 1), ("opt", _GPU_BATCH), ("max", _GPU_BATCH))
+            f"trt_profile_{which}_shapes": ",".join(
+                f"{name}:{'x'.join(map(str, spec.sized({n: r[place] for n, r in self.signature.free.items()})))}"
+                for name, spec in self.signature.inputs.items()
+            )
+            for place, which in enumerate(("min", "opt", "max"))
         }
         if cache is None or not cache.limit:
             return options
         try:
             timings = cache.location / "onnxruntime-tensorrt"
-            plans = timings / f"{self.engine.id[:12]}-{self.precision}"
+            plans = timings / f"{self.engine.id[:12]}-{self.graph}"
             plans.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (OSError, CacheError) as error:
             _warn_of_cache(str(error))
@@ -177,19 +182,17 @@ class ONNXRuntimeBackend(Backend):
             ) from error
 
     def _open_lane(self, _capacity: int) -> BoundLane:
-        manifest, (_, index) = self.engine.manifest, _parse(self.device)
-        size, width = manifest.preprocess.size, manifest.embedding_dim
-        shapes = {"images": (size, size, 3), "scores": (len(manifest.scores),), "perceptual": (width,)}
-        if manifest.has_semantic:
-            shapes["semantic"] = (width,)
-        return BoundLane(self._onnxruntime, self._session, shapes, self._run, device="cuda", index=index)
+        _, index = _parse(self.device)
+        return BoundLane(self._onnxruntime, self._session, self.signature, self._run, device="cuda", index=index)
 
-    def _run_impl(self, images: npt.NDArray[np.uint8]) -> Output:
-        if self._lanes is not None:
-            found = self._lanes.run(images)
-            return Output(found["scores"], found["perceptual"], found.get("semantic"))
-        names = ["scores", "perceptual", "semantic"][: 2 + self.engine.manifest.has_semantic]
-        return Output(*self._run(lambda: self._session.run(names, {"images": images})))
+    def _compute_impl(self, inputs: Arrays, sizes: Sizes) -> dict[str, Array]:
+        if isinstance(self._runner, Lanes):
+            return self._runner.run(inputs)
+        if self._runner is not None:
+            return self._runner.run(inputs, sizes)
+        names = list(self.signature.outputs)
+        found = self._run(lambda: self._session.run(names, dict(inputs)))
+        return dict(zip(names, found, strict=True))
 
     def _run(self, work: Any) -> Any:
         """Do what is ONNX Runtime's. Raises DeviceMemoryError, BackendExecutionError."""
@@ -201,8 +204,8 @@ class ONNXRuntimeBackend(Backend):
             raise BackendExecutionError(f"ONNX Runtime {self._version} failed while running: {error}") from error
 
     def _close_impl(self) -> None:
-        if self._lanes is not None:
-            self._lanes.close()
+        if self._runner is not None:
+            self._runner.close()
         self._session = None
 
 

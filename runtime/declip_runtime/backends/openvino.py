@@ -20,8 +20,9 @@ from declip_runtime.cpu import available_cpus
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import BackendExecutionError, BackendUnavailableError, CacheWarning, PrecisionError
 from declip_runtime.quiet import import_openvino
+from declip_runtime.signature import Array, Arrays, Sizes
 
-from .base import Backend, Output, Precision
+from .base import Backend, Precision
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -56,7 +57,9 @@ class OpenVINOBackend(Backend):
         return 16
 
     @classmethod
-    def _resolve_impl(cls, engine: EngineFile, device: str | None, precision: str) -> tuple[str, Precision]:
+    def _resolve_impl(
+        cls, engine: EngineFile, device: str | None, precision: str, component: str
+    ) -> tuple[str, Precision]:
         if device is not None and device.lower() != "cpu":
             raise BackendUnavailableError(
                 f"the OpenVINO backend runs on the CPU, not on {device!r}. Leave device out or choose another backend."
@@ -158,21 +161,21 @@ class OpenVINOBackend(Backend):
         digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
         return f"{self.engine.id[:12]}-{graph}-{hint}-openvino-{self._version}-{digest[:16]}"
 
-    def _run_impl(self, images: npt.NDArray[np.uint8]) -> Output:
+    def _compute_impl(self, inputs: Arrays, sizes: Sizes) -> dict[str, Array]:
         try:  # one request for each thread that is in here now
             request = self._idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
         try:
-            writable = np.require(images, requirements="W")  # OpenVINO shares no other memory
-            request.set_tensor("images", self._openvino.Tensor(writable, shared_memory=True))
+            for name, array in inputs.items():
+                writable = np.require(array, requirements="W")  # OpenVINO shares no other memory
+                request.set_tensor(name, self._openvino.Tensor(writable, shared_memory=True))
             request.infer()
-            names = ("scores", "perceptual", "semantic")[: 2 + self.engine.manifest.has_semantic]
-            output = Output(*(np.array(request.get_tensor(name).data) for name in names))
+            outputs = {name: np.array(request.get_tensor(name).data) for name in self.signature.outputs}
         except RuntimeError as error:
             raise BackendExecutionError(f"OpenVINO {self._version} failed while running: {error}") from error
         self._idle.append(request)
-        return output
+        return outputs
 
     def _close_impl(self) -> None:
         self._idle.clear()

@@ -7,9 +7,6 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from declip_runtime import plan_builder, tensorrt_library
 from declip_runtime.announce import Announcer
 from declip_runtime.cache import Cache
@@ -22,12 +19,13 @@ from declip_runtime.errors import (
     DeviceMemoryError,
     PrecisionError,
 )
-from declip_runtime.lanes import Lanes
+from declip_runtime.lanes import Lanes, OnDemand
 from declip_runtime.plan_check import check
-from declip_runtime.plan_lane import IMAGES, PlanLane, Tensor, tensors_of
+from declip_runtime.plan_lane import PlanLane, require_signature
 from declip_runtime.plans import GRAPHS, Site, best_plan, refusals, slug, version
+from declip_runtime.signature import BATCH, Array, Arrays, Sizes
 
-from .base import Backend, Output, Precision
+from .base import Backend, Precision
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -56,11 +54,13 @@ class TensorRTBackend(Backend):
     @property
     def preferred_batch(self) -> int:
         """As many as two lanes take, so that copying the one half overlaps computing the other."""
-        return 2 * self._lanes.capacity
+        return 2 * self._runner.capacity if isinstance(self._runner, Lanes) else self.signature.free[BATCH].optimum
 
     @classmethod
-    def _resolve_impl(cls, engine: EngineFile, device: str | None, precision: str) -> tuple[str, Precision]:
-        half: Precision = "fp16" if "fp16" in engine.manifest.graphs else "fp32"
+    def _resolve_impl(
+        cls, engine: EngineFile, device: str | None, precision: str, component: str
+    ) -> tuple[str, Precision]:
+        half: Precision = "fp16" if "fp16" in engine.manifest.kinds(component) else "fp32"
         known: dict[str, Precision] = {"auto": half, **{name: name for name in GRAPHS}}
         if precision not in known:
             raise PrecisionError(f"the TensorRT backend has no plans in {precision}. Use {', '.join(GRAPHS)}.")
@@ -68,10 +68,10 @@ class TensorRTBackend(Backend):
         site = tensorrt_library.site(index)
         if arithmetic == "fp8" and version(site.compute_capability) < _ADA:
             raise PrecisionError(f"{site.device_name} does not multiply fp8, Ada and newer GPUs do. Use fp16 or int8.")
-        if site.lean and best_plan(engine, arithmetic, site) is None:
+        if site.lean and best_plan(engine, arithmetic, site, component) is None:
             raise BackendUnavailableError(
                 f"the lean runtime of TensorRT {site.tensorrt} builds no plans, and {engine.path} has none that fits."
-                f" {refusals(engine, arithmetic, site)} Run on a machine with TensorRT:"
+                f" {refusals(engine, arithmetic, site, component)} Run on a machine with TensorRT:"
                 " declip build ENGINE --version-compatible"
             )
         return f"cuda:{index}", arithmetic
@@ -88,7 +88,7 @@ class TensorRTBackend(Backend):
             self._open(tensorrt_library.read_plan(content, log, device=site.device, host_code=False), site, log)
             what = f"the plan that TensorRT {site.tensorrt} has built for {site.device_name}"
             unchecked = ", not compared with a CPU" * (
-                check(self.engine, self.precision, self._run_impl, what) is not None
+                check(self.engine, self.precision, self._unchecked, what, self.component) is not None
             )
             if cache is not None:
                 cache.put(self._cache_name(site), len(content), lambda file: file.write(content))
@@ -96,7 +96,7 @@ class TensorRTBackend(Backend):
 
     def _known_plan(self, site: Site, log: tensorrt_library.Log, cache: Cache | None) -> trt.ICudaEngine | None:
         """The engine's own plan for ``site``, else the cache's; None where neither can be used."""
-        own = best_plan(self.engine, self.precision, site)
+        own = best_plan(self.engine, self.precision, site, self.component)
         if own is not None:
             content, host_code = self.engine.read(own.entry), own.version_compatible
             try:
@@ -118,54 +118,63 @@ class TensorRTBackend(Backend):
         return None
 
     def _build(self, site: Site, cache: Cache | None) -> bytes:
-        unfit = refusals(self.engine, self.precision, site)
-        what = f"building a plan of {self.engine.manifest.name} for {site}, which is done once. {unfit}".rstrip()
+        unfit = refusals(self.engine, self.precision, site, self.component)
+        of = f"{self.component} of {self.engine.manifest.name}" if self.component else self.engine.manifest.name
+        what = f"building a plan of {of} for {site}, which is done once. {unfit}".rstrip()
         with Announcer(what) as tell:
             return plan_builder.build_plan(
-                self.engine, precision=self.precision, device=site.device, cache=cache, progress=tell
+                self.engine,
+                component=self.component,
+                precision=self.precision,
+                device=site.device,
+                cache=cache,
+                progress=tell,
             )[1]
 
     def _cache_name(self, site: Site) -> str:
-        return f"{self.engine.id[:12]}-{self.precision}-{slug(site)}"
+        what = f"{self.component}-{self.precision}" if self.component else self.precision
+        return f"{self.engine.id[:12]}-{what}-{slug(site)}"
 
     def _open(self, plan: trt.ICudaEngine, site: Site, log: tensorrt_library.Log) -> None:
         """Make the lanes that run ``plan``, and say what it is."""
-        tensors = tensors_of(plan)
-        self._check(tensors)
-        smallest, _, largest = (shape[0] for shape in plan.get_tensor_profile_shape(IMAGES, 0))
+        require_signature(plan, self.signature)
+        smallest, largest = self._extremes(plan)
         lanes: list[PlanLane] = []
 
         def open_lane(capacity: int) -> PlanLane:
-            lanes.append(PlanLane(plan, tensors, capacity, site.device, log))
+            sizes = {**largest, BATCH: capacity}
+            lanes.append(PlanLane(plan, self.signature, sizes, site.device, log))
             return lanes[-1]
 
-        self._lanes = Lanes(open_lane, largest, smallest)
+        self._runner: Lanes | OnDemand
+        if set(self.signature.free) == {BATCH}:
+            self._runner = Lanes(open_lane, largest[BATCH], smallest[BATCH])
+        else:
+            self._runner = OnDemand(open_lane(largest[BATCH]))
         graphs = "" if lanes[-1].captured else ", without CUDA graphs"
         self.description = f"TensorRT {site.tensorrt}, {site.device_name}, {self.precision}{graphs}"
 
-    def _check(self, tensors: Mapping[str, Tensor]) -> None:
-        """The plan must take and give what the manifest says: its bytes came with the engine, or from a cache."""
-        manifest, size = self.engine.manifest, self.engine.manifest.preprocess.size
-        embedding = Tensor((manifest.embedding_dim,), 4)
-        wanted = {
-            IMAGES: Tensor((size, size, 3), 1),
-            "scores": Tensor((len(manifest.scores),), 4),
-            "perceptual": embedding,
-        }
-        if manifest.has_semantic:
-            wanted["semantic"] = embedding
-        if dict(tensors) != wanted:
-            raise BackendExecutionError(
-                f"the plan takes and gives {_listed(tensors)}, the manifest says {_listed(wanted)}."
-                " Build it again: declip build"
-            )
+    def _extremes(self, plan: trt.ICudaEngine) -> tuple[dict[str, int], dict[str, int]]:
+        """The smallest and the largest sizes that the plan takes."""
+        smallest: dict[str, int] = {}
+        largest: dict[str, int] = {}
+        for name, spec in self.signature.inputs.items():
+            low, _, high = plan.get_tensor_profile_shape(name, 0)
+            for axis, size in enumerate(spec.shape):
+                if isinstance(size, str):
+                    smallest[size], largest[size] = low[axis], high[axis]
+        return smallest, largest
 
-    def _run_impl(self, images: npt.NDArray[np.uint8]) -> Output:
-        found = self._lanes.run(images)
-        return Output(found["scores"], found["perceptual"], found.get("semantic"))
+    def _compute_impl(self, inputs: Arrays, sizes: Sizes) -> dict[str, Array]:
+        if isinstance(self._runner, Lanes):
+            return self._runner.run(inputs)
+        return self._runner.run(inputs, sizes)
+
+    def _unchecked(self, inputs: Arrays) -> dict[str, Array]:
+        return self._compute_impl(inputs, self.signature.sizes(inputs))
 
     def _close_impl(self) -> None:
-        self._lanes.close()
+        self._runner.close()
 
 
 def gpu_index(device: str) -> int:
@@ -174,7 +183,3 @@ def gpu_index(device: str) -> int:
     if match is None:
         raise BackendUnavailableError(f"device={device!r} is unknown to the TensorRT backend. Use cuda or cuda:0.")
     return int(match[1] or 0)
-
-
-def _listed(tensors: Mapping[str, Tensor]) -> str:
-    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))

@@ -55,7 +55,7 @@ class Settings:
             "precision": self.precision,
             "decode": self.decode,
             "views": self.views,
-            "preprocessing": engine.manifest.preprocess.version,
+            "preprocessing": engine.scorer.preprocess.version,
         }
 
 
@@ -105,7 +105,7 @@ class EngineScores:
         ``cache_folder`` None keeps nothing. Raises TrainingError where the cache cannot be written or is damaged, and
         what ``Scorer`` raises; a photo that cannot be scored stops nothing.
         """
-        names, photos = self.engine.manifest.score_names, collection.photos
+        names, photos = self.engine.scorer.score_names, collection.photos
         values = np.full((len(photos), len(names)), math.nan)
         cache: ScoreCache | None = None
         keys: list[Key] = []
