@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +10,7 @@ import click
 
 from declip_runtime.errors import ExportError, UsageError
 
+from .making import tell_engine, told_stages
 from .output import require_place
 from .text import visible
 
@@ -67,7 +64,7 @@ def command(
     folder = _calibrating(int8, fp8, no_fp16)
     require_place(output)  # it takes minutes until something is written there
     logging.disable(logging.ERROR)  # open_clip and its downloader log what our own messages say once
-    with _stages() as stage:
+    with told_stages() as stage:
         stage("starting torch")
         try:
             import torch  # noqa: F401
@@ -121,9 +118,7 @@ def command(
             named = ", ".join(f"{v['tensor']} ({v['reason']}, up to {v['magnitude']:.3g})" for v in kept[:_SHOWN])
             more = f" and {len(kept) - _SHOWN} more" if len(kept) > _SHOWN else ""
             click.echo(f"  {graph} graph: FP16 cannot hold these, they stay FP32: {named}{more}", err=True)
-    size, peak = engine.path.stat().st_size / 1e6, _peak_memory()
-    memory = "" if peak is None else f", peak memory {peak / 1e6:,.0f} MB"
-    click.echo(f"{visible(str(engine.path))} ({size:,.1f} MB{memory}), id {engine.id}")
+    tell_engine(engine)
 
 
 def _calibrating(int8: Path | None, fp8: Path | None, no_fp16: bool) -> Path | None:
@@ -153,40 +148,3 @@ def _provenance(tower: str, pretrained: str, checkpoint: ProjectorCheckpoint | N
         "projector_sha256": None if checkpoint is None else checkpoint.sha256,
         "prompts_sha256": prompts.sha256(),
     }
-
-
-@contextmanager
-def _stages() -> Iterator[Callable[[str], None]]:
-    """Say on standard error what is being done: a line a stage with its seconds, and a spinner in a terminal."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    began = last = time.monotonic()
-    doing = ""
-
-    def done(now: float) -> None:
-        if doing:
-            console.print(f"  {now - last:6.1f} s  {doing}", highlight=False, markup=False)
-
-    with console.status("starting") as status:
-
-        def stage(text: str) -> None:
-            nonlocal doing, last
-            now = time.monotonic()
-            done(now)
-            doing, last = text, now
-            status.update(f"{text} ...")
-
-        yield stage
-        done(time.monotonic())
-    console.print(f"  {time.monotonic() - began:6.1f} s  in all", highlight=False)
-
-
-def _peak_memory() -> int | None:
-    """Largest resident size of this process in bytes; None where the system does not say (Windows)."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
