@@ -162,6 +162,16 @@ def test_components_compute_what_their_graphs_say(engine: EngineFile, name: str,
                 np.testing.assert_allclose(found[output], values, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", CPU)
+def test_inputs_that_may_not_be_written_to_are_read(engine: EngineFile, name: str) -> None:
+    with closing(backends.choose(engine, name, component="unet", precision="fp32")) as backend:
+        for seed in range(10):
+            given = inputs("unet", seed, batch=8, height=8, width=8)
+            for array in given.values():
+                array.setflags(write=False)
+            np.testing.assert_allclose(backend.compute(given)["noise"], compute("unet", given)["noise"], atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["fake", *CPU])
 def test_nothing_goes_in_and_nothing_comes_out(engine: EngineFile, name: str) -> None:
     with closing(backends.choose(engine, name, component="unet")) as backend:

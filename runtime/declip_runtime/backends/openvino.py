@@ -167,9 +167,10 @@ class OpenVINOBackend(Backend):
         except IndexError:
             request = self._compiled.create_infer_request()
         try:
-            for name, array in inputs.items():
-                writable = np.require(array, requirements="W")  # OpenVINO shares no other memory
-                request.set_tensor(name, self._openvino.Tensor(writable, shared_memory=True))
+            # OpenVINO shares writable memory only, and does not hold on to it: copies must live until it has computed.
+            held = {name: np.require(array, requirements="W") for name, array in inputs.items()}
+            for name, array in held.items():
+                request.set_tensor(name, self._openvino.Tensor(array, shared_memory=True))
             request.infer()
             outputs = {name: np.array(request.get_tensor(name).data) for name in self.signature.outputs}
         except RuntimeError as error:
