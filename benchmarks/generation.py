@@ -3,9 +3,9 @@
     python benchmarks/generation.py [--engine dp.engine --base FOLDER --adapter FILE] [--rounds 5]
 
 Without --engine random weights are written and exported first (2 GB each, and some minutes). Every peer has a process
-of its own, whose memory is stated; they stay loaded and take turns, so that all suffer alike from whatever slows the
-machine down (some 16 GB for all of them; --peer chooses some). A step is 512 x 512 pixels, guidance, one reference
-image.
+of its own, whose memory is stated. Each of ours is loaded together with those in torch and takes turns with them, so
+that all suffer alike from whatever slows the machine down (some 16 GB; --peer chooses some). A step is 512 x 512
+pixels, guidance, one reference image.
 """
 
 from __future__ import annotations
@@ -72,30 +72,32 @@ def main() -> None:
 def _measure(options: argparse.Namespace) -> tuple[list[Row], list[Bar]]:
     others, engine = Others(), EngineFile.open(options.engine)
     names = options.peer or [name for name in PEERS if "CUDA" not in name or _cuda()]
-    steps, in_steps = _turns(names, "step", options.rounds, options)
     drawn = [name for name in names if name in (BEST, "torch bf16 eager") or "CUDA" in name]
-    pictures, in_pictures = _turns(drawn, "picture", min(options.rounds, 3), options)
     rows: list[Row] = []
-    for what, timings, memory in (
-        ("guided step", steps, in_steps),
-        (f"picture of {STEPS} steps, no guidance", pictures, in_pictures),
+    bars: list[Bar] = []
+    for what, asked, chosen, rounds in (
+        ("guided step", "step", names, options.rounds),
+        (f"picture of {STEPS} steps, no guidance", "picture", drawn, min(options.rounds, 3)),
     ):
-        for name, timing in timings.items():
-            row: Row = {"what": what, **engine_column(engine if name in OURS else None), "peer": name}
-            row |= {"seconds": round(float(np.median(timing.seconds)), 3), "best": round(min(timing.seconds), 3)}
-            for other in REFERENCES:
-                row[f"x {other}"] = round(times_as_fast(timing, timings[other]), 2) if other in timings else ""
-            row |= {key: round(value / GIGABYTE, 2) for key, value in memory[name].items()}
-            rows.append({**row, "engine GB": round(engine.path.stat().st_size / GIGABYTE, 2), **others.column()})
-    bars = []
-    for what, timings in (("a guided step", steps), (f"a picture of {STEPS} steps", pictures)):
-        if BEST in timings and "torch bf16 eager" in timings:
-            ratio = times_as_fast(timings[BEST], timings["torch bf16 eager"])
-            bars.append(Bar(f"{what}, {BEST} / torch bf16 eager", AIM, ratio))
+        torch, ours = [n for n in chosen if n in TORCH], [n for n in chosen if n in OURS]
+        for group in ([*torch, one] for one in ours) if ours else [torch]:
+            timings, memory = _take_turns(group, asked, rounds, options)
+            for name in group if group[-1] in ours[:1] or not ours else group[-1:]:
+                row: Row = {"what": what, **engine_column(engine if name in OURS else None), "peer": name}
+                median = float(np.median(timings[name].seconds))
+                row |= {"seconds": round(median, 3), "best": round(min(timings[name].seconds), 3)}
+                for other in REFERENCES:
+                    known = other in timings
+                    row[f"x {other}"] = round(times_as_fast(timings[name], timings[other]), 2) if known else ""
+                row |= {key: round(value / GIGABYTE, 2) for key, value in memory[name].items()}
+                rows.append({**row, "engine GB": round(engine.path.stat().st_size / GIGABYTE, 2), **others.column()})
+            if {BEST, "torch bf16 eager"} <= timings.keys():
+                ratio = times_as_fast(timings[BEST], timings["torch bf16 eager"])
+                bars.append(Bar(f"{what}: {BEST} / torch bf16 eager", AIM, ratio))
     return rows, bars
 
 
-def _turns(
+def _take_turns(
     names: Sequence[str], what: str, rounds: int, options: argparse.Namespace
 ) -> tuple[dict[str, Timing], dict[str, dict[str, float]]]:
     """Seconds of each peer in each round (the first call of each does not count), and its memory."""

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from declip_runtime import tensorrt_library
 from declip_runtime.backends.base import Precision, signature_of
-from declip_runtime.backends.tensorrt import TensorRTBackend, gpu_index
+from declip_runtime.backends.built_plan import BuiltPlanBackend
+from declip_runtime.backends.tensorrt import gpu_index
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile, bundled_engine
 from declip_runtime.engine_writer import add_plans, require_room_for_plans
-from declip_runtime.errors import UsageError
+from declip_runtime.errors import DeclipError, UsageError
 from declip_runtime.manifest import Plan
 from declip_runtime.plan_builder import BuildOptions, build_plan
 from declip_runtime.plan_check import check
-from declip_runtime.plans import GRAPHS, Site, best_plan, parse_profile
+from declip_runtime.plans import GRAPHS, Site, parse_profile
 from declip_runtime.signature import Range
 from declip_runtime.sizes import parse_size
 
@@ -70,7 +72,8 @@ def command(
 ) -> None:
     """Build a TensorRT plan of ENGINE for this machine's GPU and put it into the engine file.
 
-    Of a generator a plan of each of its models is built. An engine keeps plans for any number of GPUs and TensorRT
+    Of a generator a plan of each of its models is built, and those that were built are kept where a later one fails. An
+    engine keeps plans for any number of GPUs and TensorRT
     versions, and its scores and id stay the same. Without a plan that fits, the first Scorer on a GPU builds one by
     itself and keeps it in the cache: this command is for shipping it. Without ENGINE: the bundled one, with -o. Takes
     from seconds to many minutes; Ctrl-C leaves no trace.
@@ -94,34 +97,67 @@ def command(
         hardware_compatible=hardware_compatible,
         detailed=detailed,
     )
-    known = {name for signature in file.manifest.signatures.values() for name in signature.free}
+    names = tuple(file.manifest.signatures) if component is None else (component,)
+    known = {size for name in names for size in signature_of(file, name).free}
     if unknown := set(options.sizes) - known:
-        raise UsageError(
-            f"--range {', '.join(sorted(unknown))}: this engine's free sizes are {', '.join(sorted(known))}."
-        )
+        of = "this engine" if component is None else f"{component} of this engine"
+        listed = ", ".join(sorted(known))
+        raise UsageError(f"--range {', '.join(sorted(unknown))}: free sizes of {of} are {listed}. Name one of them.")
     site = tensorrt_library.site(gpu_index(device))
-    built: list[tuple[Plan, bytes]] = []
-    for name in file.manifest.signatures if component is None else (component,):
-        own = replace(options, sizes={n: r for n, r in options.sizes.items() if n in signature_of(file, name).free})
-        with share_bar(f"building a plan of {name or file.manifest.name} for {site}") as progress:
-            built.append(
-                build_plan(
-                    file,
-                    own,
-                    component=name,
-                    precision=precision,
-                    device=site.device,
-                    cache=Cache(),
-                    progress=progress,
-                )
-            )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".declip-build-") as folder:
-        draft = add_plans(file.path, built, Path(folder) / "draft.engine")
-        compared = [_compared(draft, plan, site) for plan, _ in built]
-        draft.path.replace(target)
-    for (plan, content), result in zip(built, compared, strict=True):
-        size = f"{len(content) / 1e6:,.1f} MB"
-        click.echo(f"{visible(str(target))}: {plan.entry}, {size}, batches {plan.profile}; {result}")
+        built: list[_Built] = []
+        try:
+            for name in names:
+                free = signature_of(file, name).free
+                own = replace(options, sizes={n: r for n, r in options.sizes.items() if n in free})
+                with share_bar(f"building a plan of {name or file.manifest.name} for {site}") as progress:
+                    plan, content = build_plan(
+                        file,
+                        own,
+                        component=name,
+                        precision=precision,
+                        device=site.device,
+                        cache=Cache(),
+                        progress=progress,
+                    )
+                built.append(_kept(file, plan, content, site, Path(folder) / f"{len(built)}.plan"))
+                del content  # it may be gigabytes, and lies in a file now
+        except DeclipError:
+            _ship(file, built, target)
+            raise
+        _ship(file, built, target)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A plan whose bytes are in a file, and what the comparison with a CPU said."""
+
+    plan: Plan
+    path: Path
+    compared: str
+
+
+def _kept(engine: EngineFile, plan: Plan, content: bytes, site: Site, path: Path) -> _Built:
+    """Compare a plan and put it into a file. Raises BackendExecutionError where it computes something else."""
+    with closing(BuiltPlanBackend(engine, plan, content, f"cuda:{site.device}")) as backend:
+        what = f"the plan {plan.entry}"
+        missing = check(engine, backend.precision, backend.compute, backend.signature, what, plan.component)
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}. Free some space.") from error
+    compared = "compared with the engine on the CPU" if missing is None else f"not compared with a CPU: {missing}"
+    return _Built(plan, path, compared)
+
+
+def _ship(engine: EngineFile, built: Sequence[_Built], target: Path) -> None:
+    """Write the engine with the plans to ``target``, and say so; nothing where there is none."""
+    if not built:
+        return
+    add_plans(engine.path, [(each.plan, each.path) for each in built], target)
+    for each in built:
+        size = f"{each.path.stat().st_size / 1e6:,.1f} MB"
+        click.echo(f"{visible(str(target))}: {each.plan.entry}, {size}, {each.plan.ranges}; {each.compared}")
 
 
 def _ranges(texts: tuple[str, ...]) -> dict[str, Range]:
@@ -132,13 +168,3 @@ def _ranges(texts: tuple[str, ...]) -> dict[str, Range]:
             raise UsageError(f"{text!r} is no range of sizes. Write it as height=64,64,96.")
         ranges[name.strip()] = parse_profile(sizes)
     return ranges
-
-
-def _compared(draft: EngineFile, plan: Plan, site: Site) -> str:
-    """Say whether the new plan computes what the engine does on the CPU. Raises BackendExecutionError where not."""
-    if best_plan(draft, plan.precision, site, plan.component) != plan:
-        return "not compared with a CPU, because another plan of the engine is used here"
-    device = f"cuda:{site.device}"
-    with closing(TensorRTBackend(draft, component=plan.component, device=device, precision=plan.precision)) as backend:
-        missing = check(draft, backend.precision, backend.compute, f"the plan {plan.entry}", plan.component)
-    return "compared with the engine on the CPU" if missing is None else f"not compared with a CPU: {missing}"

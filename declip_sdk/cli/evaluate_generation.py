@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ from declip_runtime.engine_file import bundled_engine
 from declip_runtime.errors import TrainingError, UsageError
 from declip_runtime.options import Precision
 
-from .options import backend_options, engine_argument
+from .options import backend_options, engine_argument, numbers
 from .output import standard_output
 from .report import SOME_FAILED
 from .say import say
@@ -39,22 +37,6 @@ _NAMED = 5  # failed pictures on standard error
 _PLACE = 2  # of a line's cells, before the method: control, strength
 
 
-def _numbers(kind: Callable[[str], float]) -> Callable[[click.Context, click.Parameter, str], tuple[float, ...]]:
-    """The callback of an option that takes numbers with commas between."""
-
-    def parse(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[float, ...]:
-        try:
-            found = tuple(kind(part) for part in value.split(","))
-        except ValueError:
-            found = (math.nan,)
-        if not all(math.isfinite(number) for number in found):
-            example = "0.4,0.7,1" if kind is float else "0,1,2"
-            raise click.BadParameter(f"{value!r} is not numbers with commas between, as {example}.")
-        return found
-
-    return parse
-
-
 @click.command("evaluate-generation")
 @engine_argument(required=True)
 @click.argument("conditions", type=_PATH)
@@ -67,11 +49,11 @@ def _numbers(kind: Callable[[str], float]) -> Callable[[click.Context, click.Par
 )
 @click.option("-o", "--output", type=_PATH, required=True, metavar="FOLDER", help="For pictures and results.")
 @click.option(
-    "--scale", "scales", callback=_numbers(float), default="0.6", show_default=True, metavar="X,...",
+    "--scale", "scales", callback=numbers(float), default="0.6", show_default=True, metavar="X,...",
     help="Strengths of the images.",
 )  # fmt: skip
 @click.option(
-    "--seeds", callback=_numbers(int), default="0", show_default=True, metavar="N,...", help="One picture each."
+    "--seeds", callback=numbers(int), default="0", show_default=True, metavar="N,...", help="One picture each."
 )
 @click.option("--steps", type=click.IntRange(1), help="Of denoising; this and the next four default to the engine's.")
 @click.option("--guidance", type=float, help="How strictly text and images are followed.")

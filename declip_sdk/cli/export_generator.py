@@ -132,7 +132,10 @@ def command(
         )
     if not embedder.projected:
         click.echo("  no checkpoint: perceptual and semantic conditions are those of the plain IP-Adapter", err=True)
+    worst: dict[tuple[str, str], float] = {}
     for row in engine.manifest.provenance.get("parity", ()):
-        if row["bar"] is not None:
-            click.echo(f"  {row['subject']}: within {row['relative_error']:.1e} of {row['reference']}", err=True)
+        what = row["component"], row["subject"]
+        worst[what] = max(worst.get(what, 0.0), row["relative_error"])
+    for (component, subject), difference in worst.items():
+        click.echo(f"  {component}, {subject}: within {difference:.1e} of diffusers", err=True)
     tell_engine(engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,23 @@ import click
 
 from declip_runtime.errors import UsageError
 from declip_runtime.generation.adapter import DPAdapter
-from declip_runtime.generation.grid import Setting, generate_grid, modes, scales, seeds
-from declip_runtime.generation.job_runner import run_jobs
-from declip_runtime.generation.jobs import Job, read_jobs
-from declip_runtime.generation.progress import Step
-from declip_runtime.generation.record import read_record, repeat, save
+from declip_runtime.generation.grid import Setting, modes, scales, seeds
+from declip_runtime.generation.plain_numbers import shown
+from declip_runtime.generation.record import Record, differences, read_record, repeat
+from declip_runtime.generation.request import MOST_PICTURES
 from declip_runtime.generation.schedulers import NAMES
-from declip_runtime.generation.sheet import contact_sheet
 from declip_runtime.options import Precision
 
-from .options import PRECISIONS, engine_argument
-from .progress import loading, share_bar
+from .generating import cells_of, make_jobs, make_pictures, make_sheet
+from .options import PRECISIONS, engine_argument, numbers
+from .picture_places import numbered, require_picture_places, unused
+from .progress import loading
 from .say import say
-from .text import visible
 
 _AXES = ("modes", "scales", "seeds")
 _CONDITIONS = ("perceptual", "semantic", "image")
+_PATH = click.Path(path_type=Path)
+_SCALES, _SEEDS = (0.3, 0.6, 1.0), (0, 1, 2)
 
 
 def _scale(_context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
@@ -36,23 +37,15 @@ def _scale(_context: click.Context, parameter: click.Parameter, value: str | Non
         return None
     try:
         return json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(
-            f"{value!r} is neither a number nor JSON. Give 0.7, or by block "
+            f"{shown(value)} is neither a number nor JSON. Give 0.7, or by block "
             """'{"up": {"block_0": [0, 1, 0]}}'."""
         ) from error
 
 
-def _numbers(kind: type[float] | type[int]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    def parsed(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[Any] | None:
-        if value is None:
-            return None
-        try:
-            return [kind(part) for part in value.split(",")]
-        except ValueError as error:
-            raise click.BadParameter(f"{value!r} is no list of numbers. Write them with commas between.") from error
-
-    return parsed
+def _written(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _condition(name: str, gives: str) -> Callable[[Any], Any]:
@@ -76,33 +69,38 @@ def _condition(name: str, gives: str) -> Callable[[Any], Any]:
 @click.option("--width", type=int, metavar="PIXELS")
 @click.option("--height", type=int, metavar="PIXELS")
 @click.option("--seed", type=int, metavar="N", help="Of the first picture; default: drawn, and told.")
-@click.option("-n", "--count", type=click.IntRange(1), metavar="N", help="Pictures to make; default 1.")
+@click.option("-n", "--count", type=click.IntRange(1, MOST_PICTURES), metavar="N", help="Pictures to make; default 1.")
 @click.option("--scheduler", metavar="NAME", help=f"One of {', '.join(NAMES)}.")
-@click.option("--repeat", "repeated", type=click.Path(path_type=Path), metavar="PNG", help="Make that picture again.")
-@click.option(
-    "--jobs", type=click.Path(path_type=Path), metavar="FILE", help="JSON lines with these options, a job each."
-)
+@click.option("--repeat", "repeated", type=_PATH, metavar="PNG", help="Make that picture again.")
+@click.option("--jobs", type=_PATH, metavar="FILE", help="Pictures of many kinds: JSON lines, see below.")
 @click.option("--sheet", metavar="ROWS,COLUMNS", help=f"Compare on one sheet: two of {', '.join(_AXES)}.")
-@click.option("--scales", "sheet_scales", callback=_numbers(float), default="0.3,0.6,1.0", show_default=True)
-@click.option("--seeds", "sheet_seeds", callback=_numbers(int), default="0,1,2", show_default=True)
-@click.option("--preview", type=click.Path(path_type=Path), metavar="PNG", help="Rewritten while it runs.")
+@click.option(
+    "--scales",
+    "sheet_scales",
+    callback=numbers(float),
+    metavar="S,...",
+    help=f"Of a sheet; default {_written(_SCALES)}.",
+)
+@click.option(
+    "--seeds", "sheet_seeds", callback=numbers(int), metavar="N,...", help=f"Of a sheet; default {_written(_SEEDS)}."
+)
+@click.option("--preview", type=_PATH, metavar="PNG", help="Rewritten about ten times while a picture is made.")
 @click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See: declip info")
 @click.option("--device", metavar="NAME", help="Device, as the backend names it.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads to compute with; default: all.")
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="A .png file (numbered where there are several), or with --jobs a folder; default: generated.png.",
-)
+    "-o", "--output", type=_PATH, metavar="PATH",
+    help="A .png file, numbered where there are several pictures; of a sheet, with a folder of that name beside it; of "
+    "jobs a folder. Default: generated.png or sheet.png, with a number where that is there, and the folder generated.",
+)  # fmt: skip
 def command(
     engine: str,
     repeated: Path | None,
     jobs: Path | None,
     sheet: str | None,
-    sheet_scales: list[float],
-    sheet_seeds: list[int],
+    sheet_scales: tuple[float, ...] | None,
+    sheet_seeds: tuple[int, ...] | None,
     preview: Path | None,
     backend: str,
     device: str | None,
@@ -124,127 +122,91 @@ def command(
     declip generate dp.engine --perceptual dusk.jpg --semantic dog.jpg --sheet modes,scales
     declip generate dp.engine --jobs jobs.jsonl -o pictures/
 
-    A file of jobs has one JSON object a line, its keys the options' names with _ for - (prompt, negative_prompt,
-    perceptual, ..., seed, images_per_prompt, and name for the file); started again, it goes on where it was stopped.
+    A file of jobs has one JSON object a line. Its keys are the options' names with _ for -, but negative_prompt for
+    --negative and images_per_prompt for --count, and name for the file; options apply where a line does not say
+    otherwise. Started again, it goes on where it was stopped.
+
+    What has no record of how it was generated is never replaced, nor are the reference images.
 
     Exit codes: 0 all made, 1 some jobs failed, 2 wrong use or an engine or backend that fails, 130 interrupted.
     """
     stated = {name: list(v) if name in _CONDITIONS else v for name, v in options.items() if v not in (None, ())}
     _refuse_together({"--repeat": repeated, "--jobs": jobs, "--sheet": sheet})
+    _refuse_together({"--count": count, "--sheet": sheet})
+    for other in ({"--jobs": jobs}, {"--sheet": sheet}):
+        _refuse_together({"--preview": preview, **other})
+    if jobs is None and repeated is None and not {"prompt", *_CONDITIONS} & stated.keys():
+        raise UsageError("nothing says what to generate. Give --prompt, or an image with --perceptual or --semantic.")
     if count is not None:
-        _refuse_together({"--count": count, "--sheet": sheet})
         stated["images_per_prompt"] = count
-    axes = None if sheet is None else _axes(sheet, stated, sheet_scales, sheet_seeds)
+    record = None if repeated is None else read_record(repeated)
+    if record is not None and repeated is not None:
+        stated = _again(record, repeated.parent, stated)
+    inputs = [str(path) for kind in _CONDITIONS for path in stated.get(kind, ())] + [str(p) for p in (repeated,) if p]
+    axes = _axes(sheet, stated, sheet_scales, sheet_seeds)
+    pictures: list[Path] = []
+    if axes is not None:
+        output = output or unused("sheet.png")
+        require_picture_places([output, *_cells_to_check(output, *axes)], inputs)
+    elif jobs is None:
+        pictures = numbered(output or unused("generated.png", count or 1), count or 1)
+        require_picture_places([*pictures, *filter(None, [preview])], inputs)
     with loading():
         adapter = DPAdapter(engine, backend=backend, device=device, precision=precision, threads=threads)
     with adapter:
         if adapter.backend == "fake":
             say("these pictures are made up by the fake backend, for testing pipelines only")
+        if record is not None and (changed := differences(record, adapter.identity)):
+            warnings.warn(
+                f"{repeated} was made with {', '.join(changed)}: it will not come out quite the same.", stacklevel=2
+            )
         if jobs is not None:
-            _run_jobs(adapter, jobs, stated, output or Path("generated"))
-        elif axes is not None:
-            _make_sheet(adapter, *axes, stated, _png(output or Path("sheet.png")))
+            make_jobs(adapter, jobs, stated, output or Path("generated"))
+        elif axes is not None and output is not None:
+            make_sheet(adapter, *axes, stated, output)
         else:
-            if repeated is not None:
-                stated = {**_again(adapter, repeated), **stated}
-            _make_pictures(adapter, stated, _png(output or Path("generated.png")), preview)
+            make_pictures(adapter, stated, pictures, preview)
 
 
-def _make_pictures(adapter: DPAdapter, arguments: dict[str, Any], output: Path, preview: Path | None) -> None:
-    with share_bar(f"generating with {adapter.manifest.name}") as progress:
+def _again(record: Record, folder: Path, stated: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that made a picture, and what is stated otherwise.
 
-        def on_step(step: Step) -> None:
-            progress(f"step {step.index + 1} of {step.steps}", (step.index + 1) / step.steps)
-            if preview is not None and step.index % 5 == 4:
-                save(step.preview()[0], preview)
-
-        pictures = adapter.generate(**arguments, on_step=on_step)
-    for number, picture in enumerate(pictures, 1):
-        name = output if len(pictures) == 1 else output.with_name(f"{output.stem}-{number}{output.suffix}")
-        click.echo(f"{visible(str(save(picture, name)))}: seed {read_record(picture)['seed']}")
-
-
-def _make_sheet(
-    adapter: DPAdapter, rows: Sequence[Setting], columns: Sequence[Setting], arguments: dict[str, Any], output: Path
-) -> None:
-    with share_bar(f"comparing with {adapter.manifest.name}") as progress:
-
-        def on_step(picture: int, pictures: int, step: Step) -> None:
-            share = (picture + (step.index + 1) / step.steps) / pictures
-            progress(f"picture {picture + 1} of {pictures}", share)
-
-        grid = generate_grid(adapter, rows, columns, on_step=on_step, **arguments)
-    title = arguments.get("prompt", "")
-    save(contact_sheet(grid, [r.label for r in rows], [c.label for c in columns], title=title), output)
-    folder = output.with_suffix("")
-    folder.mkdir(exist_ok=True)
-    for r, line in enumerate(grid, 1):
-        for c, picture in enumerate(line, 1):
-            save(picture, folder / f"{r}-{c}.png")
-    click.echo(f"{visible(str(output))}: {len(rows)} x {len(columns)} pictures, each in {visible(str(folder))}")
-
-
-def _run_jobs(adapter: DPAdapter, file: Path, defaults: dict[str, Any], folder: Path) -> None:
-    jobs = read_jobs(file, adapter.manifest, adapter.identity, defaults)
-    places = {id(job): number for number, job in enumerate(jobs)}
-    failed = made = 0
-    with share_bar(f"{len(jobs)} jobs with {adapter.manifest.name}") as progress:
-
-        def on_step(job: Job, step: Step) -> None:
-            place = places[id(job)]
-            share = (place + (step.index + 1) / step.steps) / len(jobs)
-            progress(f"job {place + 1} of {len(jobs)}", share)
-
-        for outcome in run_jobs(jobs, adapter, folder, on_step):
-            made += outcome.made
-            if outcome.error is not None:
-                failed += 1
-                say(f"line {outcome.job.line} ({outcome.job.name}): {outcome.error}")
-    kept = sum(len(job.files) for job in jobs) - made
-    click.echo(f"{visible(str(folder))}: {made} pictures made, {kept} were there or failed, {failed} jobs failed")
-    if failed:
-        raise click.exceptions.Exit(1)
-
-
-def _again(adapter: DPAdapter, picture: Path) -> dict[str, Any]:
-    """The arguments that made a picture; says so where something else made it, which then may come out differently."""
-    record = read_record(picture)
-    engine = record.get("engine") or {}
-    now = {"engine": adapter.engine.id, "backend": adapter.backend, "precision": adapter.precision}
-    then = {"engine": engine.get("id"), "backend": record.get("backend"), "precision": record.get("precision")}
-    other = [f"{name} {str(then[name])[:8]}, here {str(now[name])[:8]}" for name in now if now[name] != then[name]]
-    if other:
-        warnings.warn(
-            f"{picture} was made with another {'; '.join(other)}: it will not come out quite the same.", stacklevel=2
-        )
-    return repeat(record, folder=picture.parent)
+    Images of the record may be stated where they have moved, but not be others. Raises what ``repeat`` raises.
+    """
+    arguments = repeat(record, folder=folder, **{kind: stated.get(kind) for kind in _CONDITIONS})
+    return {**arguments, **stated, **{kind: arguments[kind] for kind in _CONDITIONS if kind in arguments}}
 
 
 def _axes(
-    text: str, stated: dict[str, Any], strengths: list[float], numbers: list[int]
-) -> tuple[list[Setting], list[Setting]]:
-    names = [name.strip() for name in text.split(",")]
+    sheet: str | None, stated: dict[str, Any], strengths: tuple[float, ...] | None, numbers_: tuple[int, ...] | None
+) -> tuple[list[Setting], list[Setting]] | None:
+    """Rows and columns of a sheet; None where none was asked for. Takes what they set out of ``stated``."""
+    names = [] if sheet is None else [name.strip() for name in sheet.split(",")]
+    for name, given in (("scales", strengths), ("seeds", numbers_)):
+        if given is not None and name not in names:
+            raise UsageError(f"--{name} are those of a sheet with {name}. Add --sheet, as --sheet modes,{name}.")
+    if sheet is None:
+        return None
     if len(names) != 2 or len(set(names)) != 2 or not set(names) <= set(_AXES):
-        raise UsageError(f"--sheet {text!r} cannot work. Name rows and columns, two of {', '.join(_AXES)}.")
+        raise UsageError(f"--sheet {sheet!r} cannot work. Name rows and columns, two of {', '.join(_AXES)}.")
+    for name, options in (("scales", [f"{kind}_scale" for kind in _CONDITIONS]), ("seeds", ["seed"])):
+        if name in names and (both := [option for option in options if option in stated]):
+            raise UsageError(f"--sheet {sheet} sets what --{both[0].replace('_', '-')} does. Leave that out.")
     made = {
         "modes": lambda: modes(**{kind: stated.pop(kind) for kind in _CONDITIONS if kind in stated}),
-        "scales": lambda: scales(strengths),
-        "seeds": lambda: seeds(numbers),
+        "scales": lambda: scales(strengths or _SCALES),
+        "seeds": lambda: seeds(numbers_ or _SEEDS),
     }
-    for name, options in (("scales", [f"{kind}_scale" for kind in _CONDITIONS]), ("seeds", ["seed"])):
-        if name in names and (both := [o for o in options if o in stated]):
-            raise UsageError(f"--sheet {text} sets what --{both[0].replace('_', '-')} does. Leave that out.")
     first, second = (made[name]() for name in names)
     return first, second
 
 
-def _png(output: Path) -> Path:
-    """The place for a picture, checked before minutes of work. Raises UsageError."""
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"{output} is no .png file, which alone keeps how a picture was made. Name one.")
-    if not output.parent.is_dir():
-        raise UsageError(f"the folder {output.parent} does not exist. Create it or choose another output.")
-    return output
+def _cells_to_check(output: Path, rows: list[Setting], columns: list[Setting]) -> list[Path]:
+    """The places of a sheet's pictures where their folder is there already. Raises UsageError where it is a file."""
+    folder = output.with_suffix("")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file, and the sheet's pictures need that as a folder. Choose another output.")
+    return cells_of(output, len(rows), len(columns)) if folder.exists() else []
 
 
 def _refuse_together(options: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ def _taken(file: EngineFile, component: str, site: Site) -> Plan | None:
 
 
 def _described(plan: Plan) -> str:
-    return f"{plan.entry}, {plan.precision}, batches {plan.profile}"
+    return f"{plan.entry}, {plan.precision}, {plan.ranges}"
 
 
 def _facts(file: EngineFile) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,6 +19,24 @@ def _not_empty(_context: click.Context, _parameter: click.Parameter, value: str 
     if value == "":
         raise click.BadParameter("the path of the engine is empty. Name a file, or leave it out for the bundled one.")
     return value
+
+
+def numbers(kind: Callable[[str], float]) -> Callable[[Any, Any, str | None], tuple[float, ...] | None]:
+    """The callback of an option that takes numbers (``kind`` int or float) with commas between; None stays None."""
+
+    def parse(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+        if value is None:
+            return None
+        try:
+            found = tuple(kind(part) for part in value.split(","))
+        except ValueError:
+            found = (math.nan,)
+        if not all(-math.inf < number < math.inf for number in found):
+            example = "0.4,0.7,1" if kind is float else "0,1,2"
+            raise click.BadParameter(f"{value!r} is not numbers with commas between, as {example}.")
+        return found
+
+    return parse
 
 
 def engine_option(command: _Command) -> _Command:

@@ -7,7 +7,7 @@ import stat
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -129,10 +129,13 @@ def _closing(stream: BinaryIO, output: Path) -> Iterator[Output]:
             stream.close()
 
 
-def require_place(output: Path, inputs: Iterable[str] = ()) -> None:
+def require_place(
+    output: Path, inputs: Iterable[str] = (), *, may_replace: Callable[[Path], bool] = lambda _: False
+) -> None:
     """Raise now, before minutes of work, where no file could or should be written at ``output``.
 
-    What should not be replaced: a photo, one of the ``inputs``, a file that is write-protected.
+    What should not be replaced: a photo, but for one that ``may_replace`` knows as ours, one of the ``inputs``, a file
+    that is write-protected.
 
     Raises UsageError or OutputError.
     """
@@ -144,17 +147,17 @@ def require_place(output: Path, inputs: Iterable[str] = ()) -> None:
         with suppress(FileNotFoundError):
             output.lstat()  # is the name too long?
         if output.is_file():
-            _require_replaceable(output, inputs)
+            _require_replaceable(output, inputs, may_replace)
         if not output.exists() or output.is_file():  # a device or pipe needs nothing beside it
             with tempfile.TemporaryFile(dir=output.resolve().parent):
                 pass
 
 
-def _require_replaceable(output: Path, inputs: Iterable[str]) -> None:
-    if output.suffix.lower() in IMAGE_SUFFIXES | UNREADABLE_SUFFIXES:
-        raise UsageError(f"{output} is a photo and will not be overwritten. Name another file with -o.")
+def _require_replaceable(output: Path, inputs: Iterable[str], may_replace: Callable[[Path], bool]) -> None:
     if any(_is_same_file(output, path) for path in inputs):
-        raise UsageError(f"{output} is to be scored and will not be overwritten. Name another file with -o.")
+        raise UsageError(f"{output} is read here and will not be overwritten. Name another file with -o.")
+    if output.suffix.lower() in IMAGE_SUFFIXES | UNREADABLE_SUFFIXES and not may_replace(output):
+        raise UsageError(f"{output} is a photo and will not be overwritten. Name another file with -o.")
     # The mode is looked at too, because a superuser may write everything.
     if not (output.stat().st_mode & 0o222 and os.access(output, os.W_OK)):
         raise UsageError(f"{output} is write-protected. Name another file with -o, or allow writing: chmod u+w.")

@@ -61,9 +61,13 @@ class BoundLane:
         """Allocate and bind buffers, and run until what happens only at first has happened."""
         self._bound[key_of(sizes)] = self._worker.submit(self._guarded, lambda: self._bind(sizes)).result()
         inputs = {name: np.zeros(spec.sized(sizes), spec.dtype) for name, spec in self._signature.inputs.items()}
-        for _ in range(_WARM_UPS):
-            self.start(inputs, sizes)
-            self.finish()
+        try:
+            for _ in range(_WARM_UPS):
+                self.start(inputs, sizes)
+                self.finish()
+        except BaseException:
+            self.release(sizes)
+            raise
 
     def start(self, inputs: Arrays, sizes: Sizes) -> None:
         """Let the worker copy the inputs to the GPU and run."""

@@ -67,6 +67,7 @@ class Cache:
     def __init__(self, location: str | os.PathLike[str] | None = None, limit: int | None = None) -> None:
         self._location = None if location is None else Path(location)
         self.limit = _stated_limit() if limit is None else limit
+        self._used: set[str] = set()  # entries that were got from here, or put
 
     @property
     def location(self) -> Path:
@@ -94,24 +95,48 @@ class Cache:
             return None
         with suppress(OSError):  # as above: then only the order of eviction suffers
             os.utime(path)
+        self._used.add(name)
         return memoryview(content)[:-_DIGEST_SIZE]
 
-    def put(self, name: str, expected_size: int, write: Callable[[BinaryIO], object]) -> None:
+    def put(self, name: str, expected_size: int, write: Callable[[BinaryIO], object], *, engine: str = "") -> None:
         """Keep what ``write`` writes into a seekable file, about ``expected_size`` bytes, as entry ``name``.
+
+        ``engine`` is what names of the same engine's entries begin with: those of them that were got from this object
+        or put into it are in use together, as the models of one generator, and none of them makes room for another.
 
         Where that cannot be, or is over the limit, a CacheWarning says so and nothing is kept; likewise where ``write``
         raises OSError. Anything else that it raises passes through.
         """
-        if not self.limit or not self._fits(expected_size):
+        self._used.discard(name)  # what it replaces counts no more
+        if not self.has_room(expected_size, engine):
             return
         try:
-            self._write(self._path(name), expected_size, write)
-            self._evict()
+            if self._write(self._path(name), expected_size, write, engine):
+                self._used.add(name)
+            self._evict(engine)
         except (OSError, CacheError) as error:
             _warn(
                 f"compiled models cannot be kept: {str(error).rstrip('.')}. Scoring works, but every start compiles"
                 " anew; choose another folder with cache_dir=."
             )
+
+    def has_room(self, size: int, engine: str = "") -> bool:
+        """Whether an entry of ``size`` bytes would be kept, as far as the limit goes; a CacheWarning tells why not.
+
+        ``engine`` as for ``put``. Without a word where the limit is 0.
+        """
+        if not self.limit:
+            return False
+        beside = sum(entry.size for entry in self._in_use(engine))
+        if size + beside <= self.limit:
+            return True
+        more = f" with the {beside / 1e6:.1f} MB of the same engine's other models" * bool(beside)
+        _warn(
+            f"the compiled model takes {size / 1e6:.1f} MB{more}, more than the {self.limit / 1e6:.1f} MB that the"
+            " cache may take together, so that every start compiles anew. Raise the limit with the environment variable"
+            f" {LIMIT_VARIABLE}={math.ceil(2 * (size + beside) / 1e6)}MB, or set it to 0 to keep nothing."
+        )
+        return False
 
     def list(self) -> tuple[CacheEntry, ...]:
         """All entries, last used first. Raises CacheError where the folder cannot be read."""
@@ -145,16 +170,17 @@ class Cache:
             raise ValueError(f"{name!r} is no name of an entry")
         return self.location / _FOLDER / f"{name}{_SUFFIX}"
 
-    def _fits(self, size: int) -> bool:
-        if size > self.limit:
-            _warn(
-                f"the compiled model takes {size / 1e6:.1f} MB, more than the {self.limit / 1e6:.1f} MB that the cache"
-                " may take together, so that every start compiles anew. Raise the limit with the environment variable"
-                f" {LIMIT_VARIABLE}={math.ceil(2 * size / 1e6)}MB, or set it to 0 to keep nothing."
-            )
-        return size <= self.limit
+    def _in_use(self, engine: str) -> tuple[CacheEntry, ...]:
+        """Entries of an engine that this object knows; none where no engine is named, or the folder cannot be read."""
+        known = {name for name in tuple(self._used) if engine and name.startswith(engine)}
+        if not known:
+            return ()
+        with suppress(CacheError):
+            return tuple(entry for entry in self.list() if entry.name in known)
+        return ()
 
-    def _write(self, path: Path, expected_size: int, write: Callable[[BinaryIO], object]) -> None:
+    def _write(self, path: Path, expected_size: int, write: Callable[[BinaryIO], object], engine: str) -> bool:
+        """Write an entry; whether it was kept."""
         # A stated folder is perhaps there to be shared; in the home folder caches are private, as XDG wants it.
         self.location.mkdir(mode=0o777 if self._location else 0o700, parents=True, exist_ok=True)
         path.parent.mkdir(exist_ok=True)
@@ -169,15 +195,20 @@ class Cache:
                 digest = _hash(file, size)
                 file.seek(size)
                 file.write(digest)
-            if size and self._fits(size + _DIGEST_SIZE):
-                with suppress(*_IN_USE):  # another process was first; its entry serves as well
-                    work.replace(path)
+            if not size or not self.has_room(size + _DIGEST_SIZE, engine):
+                return False
+            with suppress(*_IN_USE):  # another process was first; its entry serves as well
+                work.replace(path)
+            return True
         finally:
             work.unlink(missing_ok=True)
 
-    def _evict(self) -> None:
-        kept = 0
+    def _evict(self, engine: str) -> None:
+        staying = {entry.name: entry.size for entry in self._in_use(engine)}
+        kept = sum(staying.values())
         for entry in self.list():
+            if entry.name in staying:
+                continue
             kept += entry.size
             if kept > self.limit:
                 with suppress(OSError):  # of another user, in use on Windows, or another process was faster

@@ -194,7 +194,10 @@ class DeviceMemory:
 
 
 class PinnedMemory:
-    """``size`` bytes of the host that the GPU copies from and to by itself; ``view`` is uint8 [size]."""
+    """``size`` bytes of the host that the GPU copies from and to by itself; ``view`` is uint8 [size], zero at first.
+
+    What was there before could be anything: also numbers of words that no model knows.
+    """
 
     def __init__(self, size: int) -> None:
         from cuda.bindings import runtime as cudart
@@ -203,6 +206,7 @@ class PinnedMemory:
         content = memoryview((ctypes.c_uint8 * size).from_address(self.address)).cast("B")
         self.view: npt.NDArray[np.uint8] = np.frombuffer(content, np.uint8)
         self._freed = _when_dropped(self, _free_on_host, self.address)
+        self.view[:] = 0
 
     def close(self) -> None:
         """Free it; ``view`` must not be looked at any more."""
@@ -252,10 +256,13 @@ def _checked(result: tuple[cudart.cudaError_t] | tuple[cudart.cudaError_t, T | N
     from cuda.bindings import runtime as cudart
 
     if result[0] == cudart.cudaError_t.cudaErrorMemoryAllocation:
-        raise DeviceMemoryError("the GPU has too little free memory. Use a smaller batch_size, or free some.")
+        raise DeviceMemoryError(
+            "the GPU has too little free memory. Free some, or ask for less at once: a smaller batch_size of a Scorer,"
+            " smaller or fewer pictures of a DPAdapter."
+        )
     if result[0] != cudart.cudaError_t.cudaSuccess:
         raise BackendExecutionError(
-            f"CUDA failed: {_text(result[0])}. Make a new Scorer; if it repeats, check the driver."
+            f"CUDA failed: {_text(result[0])}. Make a new Scorer or DPAdapter; if it repeats, check the driver."
         )
     return result[1] if len(result) == 2 else None
 

@@ -15,7 +15,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,6 +54,7 @@ class EngineFile:
     manifest: Manifest
     _members: dict[str, container.Member]
     _signature: tuple[int, ...]
+    _whole: set[str] = field(default_factory=set)  # entries whose hash was found right
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> EngineFile:
@@ -113,6 +114,14 @@ class EngineFile:
                 yield chunk
         if digest.hexdigest() != self.manifest.entries[entry].sha256:
             raise EngineCorruptError(f"{entry} in {self.path} does not match its hash. {_FETCH_AGAIN}")
+        self._whole.add(entry)
+
+    def require_whole(self, entry: str) -> None:
+        """Raise EngineCorruptError where an entry does not match its hash. A large one is read for that once only."""
+        self.require_unchanged()
+        if entry not in self._whole:
+            for _ in self.chunks(entry):
+                pass
 
     def offset(self, entry: str) -> int:
         """Absolute offset in bytes of an entry's content in the file; a multiple of 4096."""
@@ -177,6 +186,8 @@ class EngineFile:
         try:
             graphs = {entry: f"{name}.onnx" for name, entry in self.manifest.graphs.items()}
             names = {entry: graphs.get(entry, entry) for entry in self.manifest.entries}
+            if len({*names.values(), MANIFEST}) <= len(names):
+                raise EngineCorruptError(f"two entries of {self.path} would be one file. {_FETCH_AGAIN}")
             for entry, name in names.items():
                 (work / name).parent.mkdir(parents=True, exist_ok=True)
                 with (work / name).open("xb") as out:

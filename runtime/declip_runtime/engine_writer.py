@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import container, onnx_head
+from .atomic import replacing
 from .engine_file import MANIFEST, WEIGHTS, EngineFile, manifest_of
 from .errors import DeclipError, UsageError
 from .manifest import GRAPH_KINDS, Entry, Manifest, Plan
@@ -177,29 +177,15 @@ def _pieces(path: Path) -> Iterator[bytes]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of ``path`` when the block ends well, and vanishes otherwise."""
+    _require_file_or_nothing(path)
     try:
-        with _written_beside(path) as file:
+        with replacing(path) as file:
             yield file
     except OSError as error:
         if isinstance(error, DeclipError):
             raise
         reason = error.strerror or error
         raise UsageError(f"cannot write {path}: {reason}. Choose another place, or free some space.") from error
-
-
-@contextmanager
-def _written_beside(path: Path) -> Iterator[BinaryIO]:
-    _require_file_or_nothing(path)
-    work = path.parent / f".declip-{uuid.uuid4().hex}"  # short: a legal name may fill all 255 bytes
-    try:
-        with work.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        work.replace(path)
-    except BaseException:
-        work.unlink(missing_ok=True)
-        raise
 
 
 def _require_file_or_nothing(path: Path) -> None:

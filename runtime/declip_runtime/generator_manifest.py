@@ -6,22 +6,34 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from .generator_shapes import COMPONENTS, Family, require_shapes
 from .manifest import Manifest, Preprocess
-from .signature import Signature
+from .signature import LARGEST, Signature
 from .typed_fields import Typed, require
 
-COMPONENTS = ("image_encoder", "image_tokens", "text_encoder", "unet", "vae_decoder")
-"""The models of a generator."""
+__all__ = ["COMPONENTS", "TOKENIZERS", "Family", "GeneratorManifest", "TextInput"]
 
-Family = Literal["sd", "sdxl"]
+TOKENIZERS = "tokenizers/"
+"""Where in an engine the tokenizers lie."""
+
+_LARGEST_ID = (1 << 31) - 1
+_MOST_PIXELS = 1 << 28
 
 
 @dataclass(frozen=True)
 class TextInput(Typed):
-    """The tokenizer of a text encoder's input: its entry (JSON of the ``tokenizers`` library), and the id that pads."""
+    """The tokenizer of a text encoder's input, and the id that pads.
+
+    ``entry`` is JSON of the ``tokenizers`` library, and its name begins with ``TOKENIZERS``.
+    """
 
     entry: str
     pad_id: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.entry.startswith(TOKENIZERS), f"a tokenizer's entry is {self.entry!r}, not in {TOKENIZERS}")
+        require(0 <= self.pad_id <= _LARGEST_ID, f"pad_id is {self.pad_id}, allowed are 0..{_LARGEST_ID}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +73,20 @@ class GeneratorManifest(Manifest):
     zero_negative: bool = False
 
     def _check(self) -> None:
-        require(set(self.components) == set(COMPONENTS), f"a generator has the components {', '.join(COMPONENTS)}")
+        numbers = (self.steps, self.vae_scale, self.embedding_dim)
+        require(min(numbers) >= 1, "steps, vae_scale and embedding_dim must be 1 at least")
+        require(max(numbers) <= LARGEST, f"steps, vae_scale and embedding_dim must be {LARGEST} at most")
+        require(bool(self.layers), "the generator has no cross-attention layer")
+        sizes = {"S": self.preprocess.size, "D": self.embedding_dim, "A": len(self.layers), "P": self.vae_scale}
+        require_shapes(self.family, self.components, sizes)
         asked = set(self.components["text_encoder"].inputs)
         require(asked == set(self.text_inputs), f"the text encoder takes {sorted(asked)}, each needs its tokenizer")
-        require(bool(self.layers), "the generator has no cross-attention layer")
         require(isinstance(self.scheduler.get("_class_name"), str), "the scheduler has no _class_name")
-        smallest = min(self.steps, self.vae_scale, self.embedding_dim)
-        require(smallest >= 1, "steps, vae_scale and embedding_dim must be 1 at least")
+        require(self.guidance >= 0, f"guidance is {self.guidance}, wanted is 0 at least")
         step = self.vae_scale
         require(min(self.height, self.width) >= step, f"height and width must be at least {step}")
         require(not (self.height % step or self.width % step), f"height and width must be multiples of {step}")
+        require(self.height * self.width <= _MOST_PIXELS, f"height and width must be {_MOST_PIXELS} pixels at most")
 
     @property
     def signatures(self) -> Mapping[str, Signature]:

@@ -32,7 +32,10 @@ class Lane(Protocol):
     """One execution context. Used by one thread at a time."""
 
     def prepare(self, sizes: Sizes) -> None:
-        """Make these ``sizes`` ready to run at full speed. Raises DeviceMemoryError, BackendExecutionError."""
+        """Make these ``sizes`` ready to run at full speed. Raises DeviceMemoryError, BackendExecutionError.
+
+        What raises leaves nothing of these sizes behind.
+        """
 
     def start(self, inputs: Arrays, sizes: Sizes) -> None:
         """Begin to run ``inputs``, whose rows are padded to the batch of ``sizes`` (prepared); does not wait."""
@@ -106,29 +109,57 @@ class Lanes:
 class OnDemand:
     """One lane that makes sizes ready when they are first asked for; of the last four they stay ready.
 
-    ``run`` may be called from many threads, which take turns.
+    ``typical`` sizes are made ready at once, or ``smallest`` where memory does not hold those: so what the lane cannot
+    do at all shows when it is made. Memory that runs out later is taken from other sizes first. ``run`` may be called
+    from many threads, which take turns.
+
+    Raises what the lane's ``prepare`` raises, and closes it then.
     """
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, typical: Sizes, smallest: Sizes) -> None:
         self._lane = lane
         self._ready: dict[SizesKey, Sizes] = {}
         self._turn = threading.Lock()
+        try:
+            with suppress(DeviceMemoryError):
+                self._make_ready(typical)
+            if not self._ready:
+                self._make_ready(smallest)
+        except BaseException:
+            lane.close()
+            raise
 
     def run(self, inputs: Arrays, sizes: Sizes) -> Outputs:
         """Run inputs whose free dimensions have these ``sizes``. Raises DeviceMemoryError, BackendExecutionError."""
-        key = key_of(sizes)
         with self._turn:
-            if self._ready.pop(key, None) is None:
-                while len(self._ready) >= _KEPT:
-                    self._lane.release(self._ready.pop(next(iter(self._ready))))
-                self._lane.prepare(sizes)
-            self._ready[key] = sizes  # the last one asked for is the last one to go
+            self._make_ready(sizes)
             self._lane.start(inputs, sizes)
             return self._lane.finish()
 
     def close(self) -> None:
         """Free the lane. Nobody may be running."""
         self._lane.close()
+
+    def _make_ready(self, sizes: Sizes) -> None:
+        key = key_of(sizes)
+        if self._ready.pop(key, None) is None and not self._fits_beside_others(sizes):
+            self._release(0)
+            self._lane.prepare(sizes)
+        self._ready[key] = sizes  # the last one asked for is the last one to go
+
+    def _fits_beside_others(self, sizes: Sizes) -> bool:
+        """Make sizes ready where others are, and memory holds these too."""
+        self._release(_KEPT - 1)
+        if self._ready:
+            with suppress(DeviceMemoryError):  # whose frames would hold memory while it is tried again
+                self._lane.prepare(sizes)
+                return True
+        return False
+
+    def _release(self, most: int) -> None:
+        """Let sizes go, those asked for longest ago first, until there are ``most``."""
+        while len(self._ready) > most:
+            self._lane.release(self._ready.pop(next(iter(self._ready))))
 
 
 def rows(inputs: Arrays) -> int:

@@ -163,6 +163,11 @@ class Plan(Typed):
         for low, best, high in (self.profile, *self.sizes.values()):
             require(1 <= low <= best <= high, f"plan {self.entry!r} has the profile {[low, best, high]}")
 
+    @property
+    def ranges(self) -> str:
+        """The sizes that it takes, as people read them."""
+        return "; ".join([f"batches {self.profile}", *(f"{name} {sizes}" for name, sizes in self.sizes.items())])
+
 
 @dataclass(frozen=True)
 class License(Typed):

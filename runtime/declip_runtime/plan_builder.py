@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from . import cuda, tensorrt_library
@@ -196,7 +196,7 @@ def _narrowed(signature: Signature, options: BuildOptions) -> Signature:
             f"{', '.join(sorted(unknown))} is no free dimension of this graph; free are {', '.join(signature.free)}."
             " Name one of them, or export the engine with a range of sizes."
         )
-    return replace(signature, free={**signature.free, **asked})
+    return signature.narrowed(asked)
 
 
 def _add_profile(builder: trt.Builder, config: trt.IBuilderConfig, signature: Signature) -> None:

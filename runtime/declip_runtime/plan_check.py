@@ -44,7 +44,7 @@ def check_images(size: int) -> npt.NDArray[np.uint8]:
 
 
 def check_inputs(signature: Signature) -> dict[str, Array]:
-    """A few rows of noise for a component of a generator, in the smallest sizes that plans take but for the batch."""
+    """A few rows of noise for a component of a generator, in the smallest sizes of ``signature`` but for the batch."""
     sizes = {name: low for name, (low, _, _) in signature.free.items()}
     sizes[BATCH] = min(max(2, signature.free[BATCH].minimum), signature.free[BATCH].maximum)
     random = np.random.default_rng(0)
@@ -58,10 +58,13 @@ def check_inputs(signature: Signature) -> dict[str, Array]:
     return {name: values(spec) for name, spec in signature.inputs.items()}
 
 
-def check(engine: EngineFile, precision: Precision, compute: Compute, what: str, component: str = "") -> str | None:
+def check(
+    engine: EngineFile, precision: Precision, compute: Compute, signature: Signature, what: str, component: str = ""
+) -> str | None:
     """Compare ``compute``, which works in ``precision``, with the engine's ``component`` in FP32 on the CPU.
 
-    None where they agree, else why they could not be compared: no CPU backend is installed. ``what`` names the plan.
+    ``signature`` has the sizes that ``compute`` takes, which may be fewer than the engine's. None where they agree,
+    else why they could not be compared: no CPU backend is installed. ``what`` names the plan.
     Raises BackendExecutionError where they do not agree.
     """
     reasons = []
@@ -73,7 +76,7 @@ def check(engine: EngineFile, precision: Precision, compute: Compute, what: str,
             continue
         with closing(reference):
             if component:
-                inputs = check_inputs(reference.signature)
+                inputs = check_inputs(signature)
                 wanted = reference.compute(inputs)
                 _require_close(compute(inputs), wanted, precision, what)
             else:

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Rung:
-    """One set of sizes: a context of its own, as a captured graph holds only while its context keeps its shapes."""
+    """One set of sizes: a context of its own, as a captured graph holds only while its context keeps its shapes.
+
+    ``scratch`` is for what lies between layers; several may have the same.
+    """
 
     context: trt.IExecutionContext
+    scratch: cuda.DeviceMemory
     graph: cuda.Graph | None = None
 
 
@@ -42,7 +46,6 @@ class PlanLane:
         self._engine, self._device, self._log, self._signature = engine, device, log, signature
         self.captured = True
         self._rungs: dict[SizesKey, _Rung] = {}
-        self._scratch: list[cuda.DeviceMemory] = []
         self._running: tuple[int, Sizes] = (0, {})
         with ExitStack() as stack:
             cuda.use(device)
@@ -61,7 +64,16 @@ class PlanLane:
         """Run once, for what TensorRT does at the first time only, then capture the same into a CUDA graph."""
         cuda.use(self._device)
         with self._log.quoted("preparing the plan"):
-            rung = self._rungs[key_of(sizes)] = _Rung(self._make_context(sizes))
+            rung = self._rungs[key_of(sizes)] = self._make_rung(sizes)
+        try:
+            self._warm_up(rung, sizes)
+        except BaseException:
+            with suppress(BackendExecutionError):  # of the work that failed
+                self._stream.wait()
+            self.release(sizes)
+            raise
+
+    def _warm_up(self, rung: _Rung, sizes: Sizes) -> None:
         self._enqueue(rung, sizes)
         self._stream.wait()
         if not self.captured:
@@ -102,11 +114,15 @@ class PlanLane:
         return {n: self._pinned(n, spec, sizes)[:count].copy() for n, spec in self._signature.outputs.items()}
 
     def release(self, sizes: Sizes) -> None:
-        """Free the context and the graph of these sizes, which nothing may be running."""
+        """Free the context and the graph of these sizes, which nothing may be running, and memory that was theirs."""
         cuda.use(self._device)
         rung = self._rungs.pop(key_of(sizes))
         if rung.graph is not None:
             rung.graph.close()
+        scratch = rung.scratch
+        del rung  # the context first, which knows the memory's address
+        if all(other.scratch is not scratch for other in self._rungs.values()):
+            scratch.close()
 
     def close(self) -> None:
         """Free graphs, contexts, memory and stream, when what they may still do is done."""
@@ -114,14 +130,14 @@ class PlanLane:
         with suppress(BackendExecutionError):  # of work that failed; that was told when it did
             self._stream.wait()
         with self._opened as stack:
-            for memory in self._scratch:
-                stack.callback(memory.close)
+            for rung in self._rungs.values():
+                stack.callback(rung.scratch.close)  # which may be called again for the same
             stack.callback(self._rungs.clear)
             for rung in self._rungs.values():
                 if rung.graph is not None:
                     stack.callback(rung.graph.close)
 
-    def _make_context(self, sizes: Sizes) -> trt.IExecutionContext:
+    def _make_rung(self, sizes: Sizes) -> _Rung:
         try:
             import tensorrt as trt
         except ModuleNotFoundError:
@@ -139,15 +155,15 @@ class PlanLane:
             raise self._log.error(f"the plan takes no {asked}. Build one that does: declip build")
         scratch = self._scratch_of(context.update_device_memory_size_for_shapes())
         context.set_device_memory(scratch.address, scratch.size)
-        return context
+        return _Rung(context, scratch)
 
     def _scratch_of(self, size: int) -> cuda.DeviceMemory:
-        """Memory for what lies between layers; the largest batch comes first, and mostly its block serves all."""
-        for memory in self._scratch:
-            if memory.size >= size:
-                return memory
-        self._scratch.append(cuda.DeviceMemory(max(size, 1)))
-        return self._scratch[-1]
+        """Memory for what lies between layers: another rung's where that is large enough.
+
+        In a ladder the largest batch comes first, and its block serves all.
+        """
+        enough = (rung.scratch for rung in self._rungs.values() if rung.scratch.size >= size)
+        return min(enough, key=lambda memory: memory.size, default=None) or cuda.DeviceMemory(max(size, 1))
 
     def _enqueue(self, rung: _Rung, sizes: Sizes) -> None:
         """Queue the copies to the GPU, the plan, and the copies back."""

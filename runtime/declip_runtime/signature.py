@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,6 +28,10 @@ Arrays = Mapping[str, Array]
 Sizes = Mapping[str, int]
 """Free dimensions and the sizes that they have in one call."""
 
+LARGEST = 1 << 16
+"""The largest size that an axis may have or range to, far above what models have."""
+
+_MOST_AT_LEAST = 1 << 28  # elements of a tensor whose free dimensions have their smallest sizes
 
 SizesKey = tuple[tuple[str, int], ...]
 
@@ -58,6 +64,7 @@ class TensorSpec(Typed):
         require(self.shape[:1] == (BATCH,), f"the first axis of every tensor is {BATCH!r}, not of {list(self.shape)}")
         sizes = [size for size in self.shape if isinstance(size, int)]
         require(min(sizes, default=1) >= 1, f"the shape {list(self.shape)} has a size below 1")
+        require(max(sizes, default=1) <= LARGEST, f"the shape {list(self.shape)} has a size above {LARGEST}")
         texts = [size for size in self.shape if isinstance(size, str)]
         require(
             all(_SIZE.fullmatch(size) for size in texts), f"the shape {list(self.shape)} has a size of no known form"
@@ -78,7 +85,10 @@ class TensorSpec(Typed):
 
 @dataclass(frozen=True)
 class Signature(Typed):
-    """Inputs and outputs of a graph by name, and the range of every free dimension, which plans are built for."""
+    """Inputs and outputs of a graph by name, and the range of every free dimension, which plans are built for.
+
+    Only outputs have multiples of a free dimension: an input's own axes say what size it has.
+    """
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
@@ -92,7 +102,24 @@ class Signature(Typed):
         require(named == set(self.free), f"the free dimensions {sorted(named)} have the ranges {sorted(self.free)}")
         require(given <= named, f"outputs have free dimensions that no input has: {sorted(given - named)}")
         for name, (low, best, high) in self.free.items():
-            require(1 <= low <= best <= high, f"dimension {name!r} has the range {[low, best, high]}")
+            require(1 <= low <= best <= high <= LARGEST, f"dimension {name!r} has the range {[low, best, high]}")
+        for name, spec in self.inputs.items():
+            plain = spec.free == {size for size in spec.shape if isinstance(size, str)}
+            require(plain, f"the input {name!r} has a multiple of a free dimension, {spec}")
+        smallest = {name: low for name, (low, _, _) in self.free.items()}
+        for name, spec in (*self.inputs.items(), *self.outputs.items()):
+            few = math.prod(spec.sized(smallest)) <= _MOST_AT_LEAST
+            require(few, f"{name!r} has more than {_MOST_AT_LEAST} values in the smallest sizes of {spec}")
+
+    @property
+    def ranges(self) -> str:
+        """A short name of the ranges of all free dimensions: what was made for other ranges has another."""
+        text = ",".join(f"{name}={'-'.join(map(str, sizes))}" for name, sizes in sorted(self.free.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def narrowed(self, ranges: Mapping[str, Range]) -> Signature:
+        """The same with these ranges of the free dimensions named."""
+        return replace(self, free={**self.free, **ranges})
 
     def sizes(self, inputs: Arrays) -> dict[str, int]:
         """The size of every free dimension in ``inputs``.

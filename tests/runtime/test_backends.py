@@ -38,7 +38,7 @@ from declip_runtime.lanes import Lanes
 from declip_runtime.quiet import import_openvino
 from declip_runtime.signature import Range
 
-from . import tiny_engine
+from . import tiny_engine, tiny_generator
 from .other_user import bound_by_permissions, common_folder, needs_permissions
 from .tiny_engine import MANIFEST, NAMES, SIZE, WIDTH, Weights, expected, pictures
 
@@ -281,7 +281,7 @@ class PretendedGpu:
 
         from declip_runtime.backends import onnxruntime as ours
 
-        self.refuses = refuses
+        self.refuses = refuses  # may be changed later; "" refuses nothing
         self.runners: list[int] = []
         self.graphs: list[str] = []
         self.providers: list[list[Any]] = []
@@ -361,6 +361,72 @@ def test_what_cannot_be_captured_is_gone_before_it_is_tried_without(
         assert "CUDA graphs" not in backend.description
         assert len(backend.run(pictures(3)).scores) == 3
     assert gpu.alive_at_start == [0, 0]
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize("component", list(tiny_generator.SIGNATURES))
+def test_components_run_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, component: str) -> None:
+    generator = tiny_generator.write(tmp_path / "dp.engine")
+    gpu = PretendedGpu(monkeypatch)
+    with closing(backends.choose(generator, "onnxruntime", component=component, device="cuda")) as backend:
+        assert backend.description.endswith("CUDA graphs")
+        for sizes in ({}, {"batch": 3, "height": 4, "width": 6}, {"batch": 1}, {"batch": 5}, {"batch": 7}, {}):
+            given = tiny_generator.inputs(component, **sizes)
+            found = backend.compute(given)
+            for name, values in tiny_generator.compute(component, given).items():
+                np.testing.assert_allclose(found[name], values, atol=1e-4)
+    assert gpu.sessions[0]() is None
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize("component", ["text_encoder", "unet"])
+def test_a_component_that_cannot_be_captured_runs_call_by_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, component: str
+) -> None:
+    generator = tiny_generator.write(tmp_path / "dp.engine")
+    gpu = PretendedGpu(monkeypatch, refuses="enable_cuda_graph")
+    with closing(backends.choose(generator, "onnxruntime", component=component, device="cuda")) as backend:
+        assert "CUDA graphs" not in backend.description
+        given = tiny_generator.inputs(component)
+        for name, values in tiny_generator.compute(component, given).items():
+            np.testing.assert_allclose(backend.compute(given)[name], values, atol=1e-4)
+    assert gpu.alive_at_start == [0, 0]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("declip-onnxruntime")]
+
+
+@needs_onnxruntime
+def test_what_fails_while_it_warms_up_leaves_nothing_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = tiny_generator.write(tmp_path / "dp.engine")
+    gpu = PretendedGpu(monkeypatch)
+    with closing(backends.choose(generator, "onnxruntime", component="unet", device="cuda")) as backend:
+        lane = backend._runner._lane  # type: ignore[attr-defined]
+        before = set(lane._bound)
+        gpu.refuses = "enable_cuda_graph"
+        with pytest.raises(BackendExecutionError):
+            backend.compute(tiny_generator.inputs("unet", batch=5))
+        assert set(lane._bound) == before
+        gpu.refuses = ""
+        given = tiny_generator.inputs("unet", batch=5)
+        found = backend.compute(given)["noise"]
+        np.testing.assert_allclose(found, tiny_generator.compute("unet", given)["noise"], atol=1e-4)
+
+
+@needs_onnxruntime
+def test_plans_of_the_tensorrt_provider_for_other_sizes_have_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = PretendedGpu(monkeypatch)
+    unet = tiny_generator.SIGNATURES["unet"]
+    folders = set()
+    for free in (unet.free, {**unet.free, "height": Range(4, 4, 4)}):
+        components = {**tiny_generator.SIGNATURES, "unet": replace(unet, free=free)}
+        changed = replace(tiny_generator.MANIFEST, components=components)
+        generator = tiny_generator.write(tmp_path / "dp.engine", manifest=changed)
+        with closing(
+            backends.choose(generator, "onnxruntime", component="unet", device="tensorrt", cache=Cache(tmp_path))
+        ):
+            folders.add(gpu.providers[-1][0][1]["trt_engine_cache_path"])
+    assert len(folders) == 2
 
 
 @needs_onnxruntime

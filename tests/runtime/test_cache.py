@@ -123,6 +123,42 @@ def test_an_entry_larger_than_expected_is_not_kept_either(tmp_path: Path) -> Non
     assert len(everything(tmp_path)) == 1
 
 
+def test_models_of_one_engine_do_not_make_room_for_each_other(tmp_path: Path) -> None:
+    """They are loaded one after another, again and again: the one used longest ago is the next that is needed."""
+
+    def start(cache: Cache) -> list[str]:
+        """The models that had to be compiled."""
+        missing = [name for name in (f"abc-{n}" for n in range(5)) if cache.get(name) is None]
+        for name in missing:
+            cache.put(name, 100, lambda file: file.write(bytes(100)), engine="abc")
+        return missing
+
+    limit = 4 * (100 + DIGEST) + 50
+    add(Cache(tmp_path, limit), "other", 100)
+    with pytest.warns(CacheWarning, match=r"MB of the same engine's other models, .*DECLIP_CACHE_LIMIT=1MB") as caught:
+        assert len(start(Cache(tmp_path, limit))) == 5
+    assert len(caught) == 1
+    assert sorted(names(Cache(tmp_path, limit))) == [f"abc-{n}" for n in range(4)], "others' models make room"
+    for _ in range(2):
+        with pytest.warns(CacheWarning, match=LIMIT_VARIABLE):
+            assert start(Cache(tmp_path, limit)) == ["abc-4"]
+
+
+def test_models_that_nobody_uses_any_more_make_room(tmp_path: Path) -> None:
+    """Those of the same engine that another release compiled."""
+    limit = 2 * (100 + DIGEST)
+    for name in ("abc-old-1", "abc-old-2"):
+        Cache(tmp_path, limit).put(name, 100, lambda file: file.write(bytes(100)), engine="abc")
+    cache = Cache(tmp_path, limit)
+    for name in ("abc-1", "abc-2"):
+        cache.put(name, 100, lambda file: file.write(bytes(100)), engine="abc")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            cache.put(name, 100, lambda file: file.write(b"x" * 100), engine="abc")  # again, in its own place
+    assert sorted(names(cache)) == ["abc-1", "abc-2"]
+    assert content_of(cache, "abc-2") == b"x" * 100
+
+
 def test_a_limit_of_nothing_keeps_nothing_without_a_word(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,20 @@ from declip_runtime import backends
 from declip_runtime.backends.tensorrt import TensorRTBackend
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.engine_writer import add_plans, pack
+from declip_runtime.engine_writer import Content, add_plans, pack, write_engine
 from declip_runtime.errors import (
     BackendExecutionError,
+    DeviceMemoryError,
     EngineCorruptError,
     InvalidArrayError,
     ManifestError,
+    PrecisionError,
+    ScorerStateError,
     UsageError,
 )
 from declip_runtime.manifest import Manifest
 from declip_runtime.plan_builder import BuildOptions, build_plan
+from declip_runtime.plan_check import check
 from declip_runtime.scorer import Scorer
 from declip_runtime.signature import Range, Signature, TensorSpec
 
@@ -68,6 +72,11 @@ def changed(manifest: Manifest, *path: str, to: Any) -> str:
     return json.dumps(data)
 
 
+UNET = ("components", "unet")
+LATENTS = {"dtype": "float32", "shape": ["batch", 4, "height", "width"]}
+EMBEDDING = {"dtype": "float32", "shape": ["batch", 768]}
+
+
 @pytest.mark.parametrize(
     ("path", "to", "told"),
     [
@@ -89,11 +98,79 @@ def changed(manifest: Manifest, *path: str, to: Any) -> str:
         (("components", "unet", "free", "depth"), [1, 1, 1], "have the ranges"),
         (("components", "unet", "outputs", "noise", "shape"), ["batch", "depth"], "that no input has"),
         (("components", "unet"), None, "wanted is an object"),
+        # What runs the models trusts names, types and axes.
+        ((*UNET, "inputs", "other"), {"dtype": "float32", "shape": ["batch"]}, "unet takes .*, other, wanted are"),
+        ((*UNET, "outputs"), {"n": LATENTS}, "unet gives n, wanted are noise"),
+        (("components", "vae_decoder", "outputs"), {"n": LATENTS}, "vae_decoder gives n, wanted are images"),
+        (("components", "image_encoder", "outputs"), {"perceptual": EMBEDDING}, "wanted are identity, percept"),
+        ((*UNET, "inputs", "sample", "shape"), ["batch", "height", "width"], r"unet.sample is .*\[batch, L, height, w"),
+        ((*UNET, "inputs", "sample", "dtype"), "uint8", r"is uint8 .*, wanted is float32 \[batch, 4, height, width\]"),
+        ((*UNET, "inputs", "sample", "shape"), ["batch", 4, "width", "height"], "wanted is .*height, width"),
+        ((*UNET, "inputs", "sample", "shape"), ["batch", 4, "8*height", "width"], "multiple of a free dimension"),
+        ((*UNET, "outputs", "noise", "shape"), ["batch", 3, "height", "width"], r"noise is .*wanted is .*batch, 4"),
+        ((*UNET, "outputs", "noise", "shape"), ["batch", 4, 2, "width"], r"noise is .*wanted is .*height, width"),
+        ((*UNET, "inputs", "scale", "shape"), ["batch", "conditions", 2], r"wanted is .*conditions, 3\]"),
+        (("components", "image_tokens", "outputs", "tokens", "shape"), ["batch", 768], r"wanted is .*, C\]"),
+        (("components", "text_encoder", "inputs", "input_ids", "shape"), ["batch"], r"wanted is int64 \[batch, N\]"),
+        (("components", "vae_decoder", "outputs", "images", "shape"), ["batch", "4*height", "8*width", 3], r"8\*hei"),
+        (("vae_scale",), 4, r"wanted is float32 \[batch, 4\*height, 4\*width, 3\]"),
+        (("embedding_dim",), 10**30, "must be 65536 at most"),
+        (("embedding_dim",), 767, r"wanted is float32 \[batch, 767\]"),
+        (("preprocess", "size"), 32, r"wanted is uint8 \[batch, 32, 32, 3\]"),
+        (("family",), "sdxl", "text_encoder takes input_ids, wanted are input_ids, input_ids_2"),
+        (("layers",), ["a", "b"], "scale is .*wanted is"),
+        # Sizes that no memory holds.
+        ((*UNET, "inputs", "sample", "shape"), ["batch", 10**18, "height", "width"], "size above 65536"),
+        ((*UNET, "free", "height"), [1, 4, 10**15], "has the range"),
+        ((*UNET, "free", "batch"), [10**9, 10**9, 10**9], "has the range"),
+        ((*UNET, "free", "batch"), [65536, 65536, 65536], "values in the smallest sizes"),
+        (("height",), 8 * 10**12, "pixels at most"),
+        (("steps",), 10**9, "65536 at most"),
+        (("guidance",), -5, "guidance is -5"),
+        (("text_inputs", "input_ids", "pad_id"), 10**30, "pad_id is"),
+        (("text_inputs", "input_ids", "pad_id"), -5, "pad_id is -5"),
+        (("text_inputs", "input_ids", "entry"), "unet-fp32.onnx", "not in tokenizers/"),
     ],
 )
 def test_what_contradicts_itself_is_refused(path: tuple[str, ...], to: Any, told: str) -> None:
     with pytest.raises(ManifestError, match=told):
         Manifest.from_json(changed(MANIFEST, *path, to=to))
+
+
+def test_sizes_may_be_fixed_in_any_component() -> None:
+    def fixed(component: str, shapes: dict[str, tuple[int | str, ...]], free: tuple[str, ...]) -> Signature:
+        old = SIGNATURES[component]
+        inputs, outputs = (
+            {name: TensorSpec(spec.dtype, shapes.get(name, spec.shape)) for name, spec in specs.items()}
+            for specs in (old.inputs, old.outputs)
+        )
+        return Signature(inputs, outputs, {name: old.free[name] for name in free})
+
+    latents = ("batch", 4, 4, "width")
+    components = {
+        **SIGNATURES,
+        "vae_decoder": fixed(
+            "vae_decoder", {"latents": latents, "images": ("batch", 32, "8*width", 3)}, ("batch", "width")
+        ),
+        "unet": fixed(
+            "unet",
+            {"sample": latents, "noise": latents, "scale": ("batch", 1, 3), "image_tokens": ("batch", 1, 2, 384)},
+            ("batch", "width"),
+        ),
+    }
+    replace(MANIFEST, components=components)
+    wrong = fixed("vae_decoder", {"latents": latents, "images": ("batch", 16, "8*width", 3)}, ("batch", "width"))
+    with pytest.raises(ManifestError, match=r"images is .*wanted is float32 \[batch, 32, 8\*width, 3\]"):
+        replace(MANIFEST, components={**components, "vae_decoder": wrong})
+
+
+def test_entries_that_would_be_one_file_are_not_unpacked(engine: EngineFile, tmp_path: Path) -> None:
+    entries: dict[str, Content] = {name: engine.read(name) for name in engine.manifest.entries}
+    entries["unet-fp32.onnx"] = b""
+    odd = write_engine(tmp_path / "odd.engine", replace(engine.manifest, entries={}), entries)
+    with pytest.raises(EngineCorruptError, match="would be one file"):
+        odd.unpack(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_a_component_without_its_graph_is_refused() -> None:
@@ -117,7 +194,7 @@ def test_each_kind_refuses_the_others_use(engine: EngineFile, tmp_path: Path) ->
         Scorer(engine.path)
     with pytest.raises(UsageError, match=r"scores photos and generates none. Use Scorer"):
         _ = tiny_engine.write(tmp_path / "scorer.engine").generator
-    with pytest.raises(UsageError, match=r"has no component 'vae'. Its components: image_encoder"):
+    with pytest.raises(UsageError, match=r"has no component 'vae'. Name one of its components: image_encoder"):
         backends.choose(engine, "fake", component="vae")
     with pytest.raises(UsageError, match="generates pictures"):
         backends.choose(engine, "fake")
@@ -192,12 +269,13 @@ def test_the_fake_depends_on_a_rows_inputs_only(engine: EngineFile) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"sample": None}, "this graph takes sample, timestep, scale; given are timestep, scale"),
+        ({"sample": None}, "this graph takes sample, timestep, text, image_tokens, scale; given are timestep, text, "),
         ({"sample": np.zeros((2, 4, 2, 2))}, r"takes sample as float32 \[batch, 4, height, width\], not float64"),
         ({"sample": np.zeros((2, 3, 2, 2), np.float32)}, r"not float32 \[2, 3, 2, 2\]"),
         ({"timestep": np.zeros(3, np.float32)}, r"takes timestep as float32 \[2\], not float32 \[3\]"),
         ({"timestep": 1.0}, "not float"),
-        ({"scale": np.zeros((2, 1, 2), np.float32)}, r"scale as float32 \[2, conditions, 3\]"),
+        ({"scale": np.zeros((2, 2, 2), np.float32)}, r"scale as float32 \[2, 2, 3\], not float32 \[2, 2, 2\]"),
+        ({"image_tokens": np.zeros((2, 1, 2, 9), np.float32)}, r"as float32 \[2, conditions, tokens, 384\]"),
     ],
 )
 def test_wrong_inputs_are_named(engine: EngineFile, change: dict[str, Any], told: str) -> None:
@@ -253,6 +331,38 @@ def test_only_the_last_sizes_keep_their_graphs(machine: Nvidia, engine: EngineFi
             assert machine.graphs == 4
 
 
+def test_memory_between_layers_is_freed_with_the_last_sizes_that_use_it(machine: Nvidia, engine: EngineFile) -> None:
+    with closing(backends.choose(engine, "tensorrt", component="unet")) as backend:
+        fixed = machine.used - 2 * machine.activations  # it was made ready for two
+        for batch in range(1, 9):
+            backend.compute(inputs("unet", batch=batch))
+        assert machine.used == fixed + (5 + 6 + 7 + 8) * machine.activations
+        for batch in (1, 2, 3, 4):
+            backend.compute(inputs("unet", batch=batch))
+        assert machine.used == fixed + 6 * machine.activations, "1 has taken the smallest that was enough"
+
+
+def test_a_size_that_does_not_fit_beside_others_takes_their_place(
+    monkeypatch: pytest.MonkeyPatch, engine: EngineFile
+) -> None:
+    machine = fake_nvidia.install(monkeypatch, Nvidia(activations=10_000_000))
+    with closing(backends.choose(engine, "tensorrt", component="unet")) as backend:
+        for batch in (1, 3):
+            backend.compute(inputs("unet", batch=batch))
+        machine.memory = 70_000_000  # 50 are used
+        for batch, error in ((6, None), (8, DeviceMemoryError), (5, None)):
+            given = inputs("unet", batch=batch)
+            with pytest.raises(error, match="too little free memory") if error else nullcontext():
+                np.testing.assert_allclose(backend.compute(given)["noise"], compute("unet", given)["noise"], atol=1e-5)
+    assert not any(machine.leaks().values())
+
+
+def test_a_component_that_cannot_be_captured_says_so(monkeypatch: pytest.MonkeyPatch, engine: EngineFile) -> None:
+    fake_nvidia.install(monkeypatch, Nvidia(capturable=False))
+    with closing(backends.choose(engine, "tensorrt", component="unet")) as backend:
+        assert backend.description.endswith("without CUDA graphs")
+
+
 def test_sizes_beyond_the_plan_are_an_error(machine: Nvidia, engine: EngineFile) -> None:
     with closing(backends.choose(engine, "tensorrt", component="unet")) as backend:
         with pytest.raises(BackendExecutionError, match=r"the plan takes no .*height 9.* Build one that does"):
@@ -284,6 +394,71 @@ def test_plans_of_components_are_shipped_and_told_apart(machine: Nvidia, engine:
     assert not machine.built
     with closing(TensorRTBackend(engine, component="text_encoder")):
         assert len(machine.built) == 1, "the others' plans are not its own"
+
+
+def test_a_plan_in_the_cache_for_other_sizes_is_not_used(machine: Nvidia, tmp_path: Path) -> None:
+    """Sizes are no part of the engine's id: those of both engines are the same."""
+    unet, cache = SIGNATURES["unet"], Cache(tmp_path / "cache")
+    small = unet.narrowed({"height": Range(2, 2, 4), "width": Range(2, 2, 4)})
+    engines = [
+        tiny_generator.write(
+            tmp_path / f"{number}.engine",
+            fp16=True,
+            manifest=replace(MANIFEST, components={**SIGNATURES, "unet": signature}),
+        )
+        for number, signature in enumerate((small, unet))
+    ]
+    assert engines[0].id == engines[1].id
+    for engine, height in zip((*engines, *engines), (4, 8, 4, 8), strict=True):
+        with closing(backends.choose(engine, "tensorrt", component="unet", cache=cache)) as backend:
+            given = inputs("unet", height=height)
+            np.testing.assert_allclose(backend.compute(given)["noise"], compute("unet", given)["noise"], atol=1e-5)
+    assert len(machine.built) == 2
+
+
+def test_a_plan_for_fewer_sizes_is_compared_in_them_and_says_which(machine: Nvidia, engine: EngineFile) -> None:
+    options = BuildOptions(Range(4, 6, 8), {"height": Range(4, 4, 6)})
+    engine = add_plans(engine.path, [build_plan(engine, options, component="unet")])
+    machine.built.clear()
+    with closing(TensorRTBackend(engine, component="unet")) as backend:
+        free = backend.signature.free
+        assert (free["batch"], free["height"]) == (Range(4, 6, 8), Range(4, 4, 6))
+        assert free["width"] == SIGNATURES["unet"].free["width"]
+        assert check(engine, "fp16", backend.compute, backend.signature, "the plan", "unet") is None
+    assert not machine.built
+
+
+def test_weights_are_hashed_once_and_not_for_a_cache_that_keeps_nothing(
+    engine: EngineFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "openvino" not in CPU:
+        pytest.skip("OpenVINO is not installed")
+    read: list[str] = []
+    chunks = EngineFile.chunks
+
+    def noting(self: EngineFile, entry: str) -> Iterator[bytes]:
+        read.append(entry)
+        return chunks(self, entry)
+
+    monkeypatch.setattr(EngineFile, "chunks", noting)
+    expected = {"limit": 0, "times": 0}, {"limit": None, "times": 1}
+    for number, case in enumerate(expected):
+        read.clear()
+        for component in SIGNATURES:
+            cache = Cache(tmp_path / str(number), case["limit"])
+            backends.choose(engine, "openvino", component=component, cache=cache).close()
+        assert read.count("weights.bin") == case["times"]
+
+
+def test_what_a_generator_lacks_is_told_with_what_it_has(machine: Nvidia, engine: EngineFile) -> None:
+    with pytest.raises(PrecisionError, match=r"Engines that generate have no int8 graphs: use precision fp16 or fp32"):
+        backends.resolve(engine, "tensorrt", component="unet", precision="int8")
+    with pytest.raises(UsageError, match=r"Use DPAdapter or declip generate, or name one of its components: image_enc"):
+        backends.resolve(engine, "fake")
+    backend = backends.choose(engine, "fake", component="unet")
+    backend.close()
+    with pytest.raises(ScorerStateError, match="Make a new Scorer or DPAdapter"):
+        backend.compute(inputs("unet"))
 
 
 def test_a_range_of_what_is_not_free_is_refused(machine: Nvidia, engine: EngineFile) -> None:

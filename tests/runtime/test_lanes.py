@@ -223,7 +223,7 @@ def test_closing_closes_every_lane_once() -> None:
 
 def test_sizes_are_made_ready_once_and_the_oldest_are_let_go() -> None:
     lane = FakeLane(0, 64, [])
-    runner = OnDemand(lane)
+    runner = OnDemand(lane, {BATCH: 1}, {BATCH: 1})
     for count in (1, 2, 3, 2, 4):
         assert np.array_equal(runner.run(images(count), {BATCH: count})["scores"], doubled(count))
     assert lane.prepared == {1, 2, 3, 4}
@@ -238,7 +238,7 @@ def test_sizes_are_made_ready_once_and_the_oldest_are_let_go() -> None:
 
 def test_a_size_that_could_not_be_made_ready_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     lane = FakeLane(0, 64, [])
-    runner = OnDemand(lane)
+    runner = OnDemand(lane, {BATCH: 1}, {BATCH: 1})
     with monkeypatch.context() as patch:
 
         def refuse(_: Sizes) -> None:
@@ -250,8 +250,45 @@ def test_a_size_that_could_not_be_made_ready_is_tried_again(monkeypatch: pytest.
     assert np.array_equal(runner.run(images(2), {BATCH: 2})["scores"], doubled(2))
 
 
+class LittleLane(FakeLane):
+    """Memory for no more than ``room`` rows in all sizes that are ready together."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(0, 64, [])
+        self.room = room
+
+    def prepare(self, sizes: Sizes) -> None:
+        if sum(self.prepared) + sizes[BATCH] > self.room:
+            raise DeviceMemoryError("no memory.")
+        super().prepare(sizes)
+
+
+def test_sizes_that_wait_make_room_for_one_that_is_asked_for() -> None:
+    lane = LittleLane(8)
+    runner = OnDemand(lane, {BATCH: 2}, {BATCH: 1})
+    for count in (1, 3, 7, 2):
+        assert np.array_equal(runner.run(images(count), {BATCH: count})["scores"], doubled(count))
+    assert lane.prepared == {2}, "7 left no room"
+    with pytest.raises(DeviceMemoryError):
+        runner.run(images(9), {BATCH: 9})
+    assert np.array_equal(runner.run(images(8), {BATCH: 8})["scores"], doubled(8))
+
+
+def test_the_typical_sizes_are_made_ready_at_once_or_else_the_smallest() -> None:
+    lane = LittleLane(8)
+    OnDemand(lane, {BATCH: 4}, {BATCH: 1})
+    assert lane.prepared == {4}
+    lane = LittleLane(3)
+    OnDemand(lane, {BATCH: 4}, {BATCH: 1})
+    assert lane.prepared == {1}
+    lane = LittleLane(0)
+    with pytest.raises(DeviceMemoryError):
+        OnDemand(lane, {BATCH: 4}, {BATCH: 1})
+    assert lane.closed
+
+
 def test_threads_take_turns_on_demand() -> None:
-    runner = OnDemand(FakeLane(0, 64, []))
+    runner = OnDemand(FakeLane(0, 64, []), {BATCH: 1}, {BATCH: 1})
     with ThreadPoolExecutor(8) as pool:
         counts = [1, 2, 3, 4, 5, 6] * 20
         results = list(pool.map(lambda count: runner.run(images(count), {BATCH: count})["scores"], counts))

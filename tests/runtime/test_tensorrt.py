@@ -160,6 +160,13 @@ def test_no_execution_context_counts_as_no_memory(install: Install, engine: Engi
     assert machine.leaks() == {"memory": 0, "streams": 0, "graphs": 0}
 
 
+def test_memory_for_copies_is_zero_at_first(machine: Nvidia) -> None:
+    """Plans are run on it to warm up: whatever was there before could be words that no model knows."""
+    memory = cuda.PinnedMemory(100)
+    assert not memory.view.any()
+    memory.close()
+
+
 def test_a_failing_run_is_our_error(machine: Nvidia, engine: EngineFile) -> None:
     machine.capturable = False
     backend = choose(engine)

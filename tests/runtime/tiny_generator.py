@@ -19,7 +19,8 @@ from declip_runtime.signature import Range, Signature, TensorSpec
 
 from .tiny_engine import FLOAT, INT64, SIZE, UINT8, attribute, block, node, number, tensor, value_info
 
-DIM, TOKENS, CHANNELS, TEXT, WIDTH, LAYERS = 6, 2, 4, 77, 5, ("down.attn2", "up.attn2", "mid.attn2")
+DIM, TOKENS, CHANNELS, TEXT, LAYERS = SIZE * SIZE * 3, 2, 4, 77, ("down.attn2", "up.attn2", "mid.attn2")
+WIDTH = DIM // TOKENS
 BATCH_ONLY = {"batch": Range(1, 2, 8)}
 LATENT = {"height": Range(2, 4, 8), "width": Range(2, 4, 8)}
 _TYPES = {"uint8": UINT8, "int64": INT64, "float32": FLOAT}
@@ -32,24 +33,26 @@ def spec(dtype: Any, *shape: int | str) -> TensorSpec:
 SIGNATURES = {
     "image_encoder": Signature(
         {"images": spec("uint8", SIZE, SIZE, 3)},
-        {name: spec("float32", SIZE * SIZE * 3) for name in ("identity", "perceptual", "semantic")},
+        {name: spec("float32", DIM) for name in ("identity", "perceptual", "semantic")},
         BATCH_ONLY,
     ),
     "image_tokens": Signature(
-        {"embeddings": spec("float32", SIZE * SIZE * 3)}, {"tokens": spec("float32", SIZE, SIZE * 3)}, BATCH_ONLY
+        {"embeddings": spec("float32", DIM)}, {"tokens": spec("float32", TOKENS, WIDTH)}, BATCH_ONLY
     ),
-    "text_encoder": Signature({"input_ids": spec("int64", TEXT)}, {"hidden": spec("float32", TEXT)}, BATCH_ONLY),
+    "text_encoder": Signature({"input_ids": spec("int64", TEXT)}, {"hidden": spec("float32", TEXT, WIDTH)}, BATCH_ONLY),
     "unet": Signature(
         {
             "sample": spec("float32", CHANNELS, "height", "width"),
             "timestep": spec("float32"),
+            "text": spec("float32", TEXT, WIDTH),
+            "image_tokens": spec("float32", "conditions", "tokens", WIDTH),
             "scale": spec("float32", "conditions", len(LAYERS)),
         },
         {"noise": spec("float32", CHANNELS, "height", "width")},
-        {**BATCH_ONLY, **LATENT, "conditions": Range(1, 1, 2)},
+        {**BATCH_ONLY, **LATENT, "conditions": Range(1, 1, 2), "tokens": Range(TOKENS, TOKENS, 4 * TOKENS)},
     ),
     "vae_decoder": Signature(
-        {"latents": spec("float32", 3, "height", "width")},
+        {"latents": spec("float32", CHANNELS, "height", "width")},
         {"images": spec("float32", "8*height", "8*width", 3)},
         {**BATCH_ONLY, **LATENT},
     ),
@@ -61,13 +64,14 @@ MANIFEST = GeneratorManifest(
     family="sd",
     components=SIGNATURES,
     preprocess=Preprocess(SIZE),
-    embedding_dim=SIZE * SIZE * 3,
+    embedding_dim=DIM,
     layers=LAYERS,
     text_inputs={"input_ids": TextInput("tokenizers/input_ids.json", 0)},
     scheduler={"_class_name": "DDIMScheduler"},
     height=32,
     width=32,
 )
+_RAMP = np.linspace(0.0, 2.0, WIDTH, dtype=np.float32)
 
 
 def compute(component: str, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
@@ -76,13 +80,14 @@ def compute(component: str, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str,
         flat = inputs["images"].reshape(len(inputs["images"]), -1).astype(np.float32)
         return {"identity": flat, "perceptual": flat * np.float32(2), "semantic": -flat}
     if component == "image_tokens":
-        return {"tokens": inputs["embeddings"].reshape(-1, SIZE, SIZE * 3) * np.float32(2)}
+        return {"tokens": inputs["embeddings"].reshape(-1, TOKENS, WIDTH) * np.float32(2)}
     if component == "text_encoder":
-        return {"hidden": inputs["input_ids"].astype(np.float32) * np.float32(2)}
+        return {"hidden": inputs["input_ids"].astype(np.float32)[:, :, None] * _RAMP}
     if component == "unet":
-        added = inputs["timestep"] + inputs["scale"].sum(axis=(1, 2))
+        means = inputs["text"].mean(axis=(1, 2)) + inputs["image_tokens"].mean(axis=(1, 2, 3))
+        added = inputs["timestep"] + inputs["scale"].sum(axis=(1, 2)) + means
         return {"noise": inputs["sample"] + added[:, None, None, None]}
-    pixels = inputs["latents"].transpose(0, 2, 3, 1)
+    pixels = inputs["latents"][:, :3].transpose(0, 2, 3, 1)
     return {"images": pixels.repeat(8, axis=1).repeat(8, axis=2)}
 
 
@@ -98,16 +103,25 @@ def _nodes(component: str) -> list[bytes]:
     if component == "image_tokens":
         return [node("Reshape", "embeddings shape", "split"), node("Mul", "split two", "tokens")]
     if component == "text_encoder":
-        return [node("Cast", "input_ids", "ids", attribute("to", FLOAT)), node("Mul", "ids two", "hidden")]
+        return [
+            node("Cast", "input_ids", "ids", attribute("to", FLOAT)),
+            node("Unsqueeze", "ids last", "column"),
+            node("Mul", "column ramp", "hidden"),
+        ]
     if component == "unet":
         return [
             node("ReduceSum", "scale inner", "summed", attribute("keepdims", 0)),
-            node("Add", "timestep summed", "added"),
+            node("ReduceMean", "text inner", "words", attribute("keepdims", 0)),
+            node("ReduceMean", "image_tokens axes", "looks", attribute("keepdims", 0)),
+            node("Add", "timestep summed", "first"),
+            node("Add", "first words", "second"),
+            node("Add", "second looks", "added"),
             node("Unsqueeze", "added axes", "wide"),
             node("Add", "sample wide", "noise"),
         ]
     return [
-        node("Resize", "latents nothing factors", "large"),
+        node("Gather", "latents colours", "three", attribute("axis", 1)),
+        node("Resize", "three nothing factors", "large"),
         block(1, "large") + block(2, "images") + block(4, "Transpose") + block(5, _PERMUTATION),
     ]
 
@@ -120,7 +134,10 @@ def graph(component: str) -> bytes:
     signature = SIGNATURES[component]
     constants = {
         "two": tensor("two", FLOAT, (), struct.pack("<f", 2.0)),
-        "shape": tensor("shape", INT64, (3,), struct.pack("<3q", -1, SIZE, SIZE * 3)),
+        "ramp": tensor("ramp", FLOAT, (WIDTH,), _RAMP.tobytes()),
+        "last": tensor("last", INT64, (1,), struct.pack("<q", 2)),
+        "colours": tensor("colours", INT64, (3,), struct.pack("<3q", 0, 1, 2)),
+        "shape": tensor("shape", INT64, (3,), struct.pack("<3q", -1, TOKENS, WIDTH)),
         "inner": tensor("inner", INT64, (2,), struct.pack("<2q", 1, 2)),
         "axes": tensor("axes", INT64, (3,), struct.pack("<3q", 1, 2, 3)),
         "nothing": tensor("nothing", FLOAT, (0,), b""),

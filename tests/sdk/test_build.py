@@ -13,9 +13,10 @@ from runtime.fake_nvidia import Nvidia
 
 from declip_runtime import doctor
 from declip_runtime.engine_file import EngineFile
+from declip_runtime.signature import Range
 from declip_sdk import Scorer
 from declip_sdk.cli import run
-from runtime import fake_nvidia, tiny_engine
+from runtime import fake_nvidia, tiny_engine, tiny_generator
 
 
 @pytest.fixture
@@ -55,6 +56,46 @@ def test_a_wrong_plan_is_not_shipped(engine: Path, monkeypatch: pytest.MonkeyPat
     assert "computes something else than the engine" in capfd.readouterr().err
     assert engine.read_bytes() == before
     assert [path.name for path in engine.parent.iterdir() if path.name.startswith(".declip")] == []
+
+
+def test_every_model_of_a_generator_gets_a_plan(
+    machine: Nvidia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    engine = tiny_generator.write(tmp_path / "dp.engine", fp16=True)
+    assert run(["build", str(engine.path), "--batch", "4,4,8", "--range", "height=4,4,6"]) == 0
+    out = capfd.readouterr().out
+    assert out.count("compared with the engine on the CPU") == len(tiny_generator.SIGNATURES)
+    plans = {plan.component: plan for plan in EngineFile.open(engine.path).manifest.plans}
+    assert set(plans) == set(tiny_generator.SIGNATURES)
+    assert plans["unet"].sizes["height"] == Range(4, 4, 6)
+    assert "height" not in plans["text_encoder"].sizes
+    assert run(["info", str(engine.path)]) == 0
+    told = " ".join(capfd.readouterr().out.split())
+    assert "fp16, batches 4..8, tuned for 4; height 4..6, tuned for 4; width 2..8, tuned for 4" in told
+    assert run(["build", str(engine.path), "--precision", "int8"]) == 2
+    assert "Engines that generate have no int8 graphs" in capfd.readouterr().err
+    for options in (["--component", "text_encoder", "--range", "height=4,4,8"], ["--range", "depth=1"]):
+        machine.built.clear()
+        assert run(["build", str(engine.path), *options]) == 2
+        assert "Name one of them" in capfd.readouterr().err
+        assert not machine.built
+
+
+def test_plans_that_were_built_are_kept_where_a_later_one_fails(
+    machine: Nvidia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    engine = tiny_generator.write(tmp_path / "dp.engine", fp16=True)
+    machine.wrong_by = 1.0  # the UNet, which is fourth
+    assert run(["build", str(engine.path)]) == 2
+    assert "noise differs by" in capfd.readouterr().err
+    assert len(machine.built) == 4, "each was compared before the next was built"
+    kept = EngineFile.open(engine.path)
+    kept.verify()
+    assert [plan.component for plan in kept.manifest.plans] == ["image_encoder", "image_tokens", "text_encoder"]
+    assert kept.id == engine.id
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".declip")] == []
 
 
 def test_building_again_replaces_the_plan_and_another_kind_joins_it(machine: Nvidia, engine: Path, capfd: Any) -> None:

@@ -142,7 +142,7 @@ class Backend(ABC):
     def _in_use(self) -> Iterator[None]:
         with self._change:
             if self._closed:
-                raise ScorerStateError("this model was closed. Make a new Scorer.")
+                raise ScorerStateError("this model was closed. Make a new Scorer or DPAdapter.")
             self._running += 1
         try:
             yield
@@ -175,9 +175,14 @@ def signature_of(engine: EngineFile, component: str) -> Signature:
     """What a component takes and gives. Raises UsageError for a component that the engine lacks."""
     signatures = engine.manifest.signatures
     if component not in signatures:
-        known = ", ".join(signatures) or "none with a name"
-        what = f"has no component {component!r}" if component else "generates pictures and scores none"
-        raise UsageError(f"{engine.path} {what}. Its components: {known}.")
+        if "" in signatures:
+            raise UsageError(f"{engine.path} scores photos and has no component {component!r}. Leave component out.")
+        known = f"one of its components: {', '.join(signatures)}"
+        if component:
+            raise UsageError(f"{engine.path} has no component {component!r}. Name {known}.")
+        raise UsageError(
+            f"{engine.path} generates pictures and scores none. Use DPAdapter or declip generate, or name {known}."
+        )
     return signatures[component]
 
 
@@ -189,10 +194,15 @@ def graph_for(engine: EngineFile, precision: Precision, graphs: Mapping[Precisio
     kind, manifest = graphs[precision], engine.manifest
     if kind not in manifest.kinds(component):
         eight = next((option for option in ("int8", "fp8") if kind.startswith(option)), None)
-        added = "again" if eight is None else f"with photos that calibrate it (--{eight} PHOTOS)"
         has = ", ".join(manifest.graph_name(component, k) for k in manifest.kinds(component))
+        usable = " or ".join(p for p, each in graphs.items() if each in manifest.kinds(component))
+        if eight is None:
+            fix = f"Export it again, or use precision {usable}"
+        elif component:
+            fix = f"Engines that generate have no {eight} graphs: use precision {usable}"
+        else:
+            fix = f"Export it with photos that calibrate it (--{eight} PHOTOS), or use precision {usable}"
         raise PrecisionError(
-            f"engine {manifest.name!r} carries no {manifest.graph_name(component, kind)} graph; it has {has}."
-            f" Export it {added}, or choose another precision."
+            f"engine {manifest.name!r} carries no {manifest.graph_name(component, kind)} graph; it has {has}. {fix}."
         )
     return manifest.graph_name(component, kind)

@@ -126,16 +126,18 @@ class ONNXRuntimeBackend(Backend):
                 " CUDA or cuDNN libraries are missing. Install them or leave device out."
             )
         if wanted != _PROVIDERS["cpu"]:
-            only_batch = set(self.signature.free) == {BATCH}
-            largest = self.signature.free[BATCH].maximum
-            self._runner = (
-                Lanes(self._open_lane, largest, count=1) if only_batch else OnDemand(self._open_lane(largest))
-            )
+            free = self.signature.free
+            if set(free) == {BATCH}:
+                self._runner = Lanes(self._open_lane, free[BATCH].maximum, count=1)
+            else:
+                smallest, typical = ({name: sizes[which] for name, sizes in free.items()} for which in range(2))
+                self._runner = OnDemand(self._open_lane(free[BATCH].maximum), typical, smallest)
 
     def _plan_options(self, cache: Cache | None) -> dict[str, str]:
         """One plan for all batches, instead of a new one for each that is larger than those before; kept in ``cache``.
 
-        ONNX Runtime names a plan after the graph's names, not after its weights: engines must not share a folder.
+        ONNX Runtime names a plan after the graph's names, not after its weights or ranges: what differs in these must
+        not share a folder.
         """
         options = {
             f"trt_profile_{which}_shapes": ",".join(
@@ -148,7 +150,7 @@ class ONNXRuntimeBackend(Backend):
             return options
         try:
             timings = cache.location / "onnxruntime-tensorrt"
-            plans = timings / f"{self.engine.id[:12]}-{self.graph}"
+            plans = timings / f"{self.engine.id[:12]}-{self.graph}-{self.signature.ranges}"
             plans.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (OSError, CacheError) as error:
             _warn_of_cache(str(error))

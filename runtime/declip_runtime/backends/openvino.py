@@ -144,13 +144,14 @@ class OpenVINOBackend(Backend):
 
     def _keep(self, compiled: Any, graph: str, name: str, cache: Cache) -> None:
         """Put the compiled model into the cache. Raises EngineCorruptError for weights that do not match their hash."""
-        for _ in self.engine.chunks("weights.bin"):  # else scores of damaged weights would outlive the damaged file
-            pass
         tensors = onnx_head.tensors(self.engine.read(self.engine.manifest.graphs[graph]))
         # OpenVINO keeps float constants as fp32. Its smaller form (OPTIMIZE_SIZE) was no faster than compiling.
         expected = sum(t.length * (2 if t.dtype == "float16" else 1) for t in tensors)
+        if not cache.has_room(expected, self.engine.id[:12]):
+            return
+        self.engine.require_whole("weights.bin")  # else scores of damaged weights would outlive the damaged file
         try:
-            cache.put(name, expected, lambda file: _export(compiled, file))
+            cache.put(name, expected, lambda file: _export(compiled, file), engine=self.engine.id[:12])
         except RuntimeError as error:
             _warn(f"OpenVINO {self._version} cannot export the compiled model: {error}. Every start compiles anew.")
 

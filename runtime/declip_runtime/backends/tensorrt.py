@@ -23,7 +23,7 @@ from declip_runtime.lanes import Lanes, OnDemand
 from declip_runtime.plan_check import check
 from declip_runtime.plan_lane import PlanLane, require_signature
 from declip_runtime.plans import GRAPHS, Site, best_plan, refusals, slug, version
-from declip_runtime.signature import BATCH, Array, Arrays, Sizes
+from declip_runtime.signature import BATCH, Array, Arrays, Range, Sizes
 
 from .base import Backend, Precision
 
@@ -79,7 +79,7 @@ class TensorRTBackend(Backend):
     def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
         site = tensorrt_library.site(gpu_index(self.device))
         log = tensorrt_library.Log()
-        unchecked = ""
+        unchecked, name = "", self._cache_name(site)
         plan = self._known_plan(site, log, cache)
         if plan is not None:
             self._open(plan, site, log)
@@ -88,10 +88,10 @@ class TensorRTBackend(Backend):
             self._open(tensorrt_library.read_plan(content, log, device=site.device, host_code=False), site, log)
             what = f"the plan that TensorRT {site.tensorrt} has built for {site.device_name}"
             unchecked = ", not compared with a CPU" * (
-                check(self.engine, self.precision, self._unchecked, what, self.component) is not None
+                check(self.engine, self.precision, self._unchecked, self.signature, what, self.component) is not None
             )
             if cache is not None:
-                cache.put(self._cache_name(site), len(content), lambda file: file.write(content))
+                cache.put(name, len(content), lambda file: file.write(content), engine=self.engine.id[:12])
         self.description += unchecked
 
     def _known_plan(self, site: Site, log: tensorrt_library.Log, cache: Cache | None) -> trt.ICudaEngine | None:
@@ -132,13 +132,15 @@ class TensorRTBackend(Backend):
             )[1]
 
     def _cache_name(self, site: Site) -> str:
+        """Different for everything that a plan is built from; sizes are no part of the engine's id."""
         what = f"{self.component}-{self.precision}" if self.component else self.precision
-        return f"{self.engine.id[:12]}-{what}-{slug(site)}"
+        return f"{self.engine.id[:12]}-{what}-{self.signature.ranges}-{slug(site)}"
 
     def _open(self, plan: trt.ICudaEngine, site: Site, log: tensorrt_library.Log) -> None:
-        """Make the lanes that run ``plan``, and say what it is."""
+        """Make the lanes that run ``plan``, and say what it is; ``signature`` gets the sizes that the plan takes."""
         require_signature(plan, self.signature)
-        smallest, largest = self._extremes(plan)
+        self.signature = self.signature.narrowed(self._ranges(plan))
+        smallest, typical, largest = ({n: r[which] for n, r in self.signature.free.items()} for which in range(3))
         lanes: list[PlanLane] = []
 
         def open_lane(capacity: int) -> PlanLane:
@@ -150,20 +152,19 @@ class TensorRTBackend(Backend):
         if set(self.signature.free) == {BATCH}:
             self._runner = Lanes(open_lane, largest[BATCH], smallest[BATCH])
         else:
-            self._runner = OnDemand(open_lane(largest[BATCH]))
+            self._runner = OnDemand(open_lane(largest[BATCH]), typical, smallest)
         graphs = "" if lanes[-1].captured else ", without CUDA graphs"
         self.description = f"TensorRT {site.tensorrt}, {site.device_name}, {self.precision}{graphs}"
 
-    def _extremes(self, plan: trt.ICudaEngine) -> tuple[dict[str, int], dict[str, int]]:
-        """The smallest and the largest sizes that the plan takes."""
-        smallest: dict[str, int] = {}
-        largest: dict[str, int] = {}
+    def _ranges(self, plan: trt.ICudaEngine) -> dict[str, Range]:
+        """The sizes that the plan takes."""
+        found: dict[str, Range] = {}
         for name, spec in self.signature.inputs.items():
-            low, _, high = plan.get_tensor_profile_shape(name, 0)
+            low, best, high = plan.get_tensor_profile_shape(name, 0)
             for axis, size in enumerate(spec.shape):
                 if isinstance(size, str):
-                    smallest[size], largest[size] = low[axis], high[axis]
-        return smallest, largest
+                    found[size] = Range(low[axis], best[axis], high[axis])
+        return found
 
     def _compute_impl(self, inputs: Arrays, sizes: Sizes) -> dict[str, Array]:
         if isinstance(self._runner, Lanes):

@@ -17,9 +17,10 @@ from declip_runtime.backends import Choice
 from declip_runtime.backends.base import Backend
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import PromptWarning, ScorerStateError, UsageError
-from declip_runtime.generator_manifest import GeneratorManifest
+from declip_runtime.errors import BackendUnavailableError, PrecisionError, PromptWarning, ScorerStateError, UsageError
+from declip_runtime.generator_manifest import COMPONENTS, GeneratorManifest
 from declip_runtime.options import Precision, absolute_path, require_one_of, require_positive
+from declip_runtime.signature import Signature
 
 from .batches import Component
 from .conditions import Opened, open_condition
@@ -42,7 +43,7 @@ class DPAdapter:
 
     Args:
         engine: path of an engine file of kind ``unet``, as ``declip export-generator`` makes it.
-        backend: "auto" takes the best that is installed; a name never falls back to another.
+        backend: "auto" takes the best that is installed and can run every model; a name never falls back to another.
         device: the backend's name of a device, as "cuda:1"; None is its default.
         precision: arithmetic of the models. "auto" takes the fastest that the backend trusts (``precision`` tells
             which for the UNet), "fp32" gives nearly equal pictures on every machine.
@@ -81,8 +82,9 @@ class DPAdapter:
         self._manifest = self._engine.generator
         if verify or self._engine.path.stat().st_size <= _ALWAYS_VERIFIED:
             self._engine.verify()
-        self._choice = self._resolve("unet", backend)
-        self._sampler = Sampler(self._manifest, self._component, self._engine.read)
+        self._choices = self._resolve(backend)
+        self._choice = self._choices["unet"]
+        self._sampler = Sampler(self._manifest, self._component, self._engine.read, self._signature)
         self._backends: dict[str, Backend] = {}
         self._turn = threading.Lock()
         self._owner: int | None = None
@@ -284,10 +286,35 @@ class DPAdapter:
                 f"the adapter was {what} from within its own on_step. Call step.cancel(), and go on after generate."
             )
 
-    def _resolve(self, component: str, backend: str) -> Choice:
-        return backends.resolve(
-            self._engine, backend, component=component, device=self._device, precision=self._precision
-        )
+    def _resolve(self, backend: str) -> dict[str, Choice]:
+        """What runs each component: all of them on one backend, where "auto" is the first that can.
+
+        Raises what ``backends.resolve`` raises.
+        """
+        if backend != "auto":
+            return self._all_on(backend)
+        first = backends.resolve(
+            self._engine, component="unet", device=self._device, precision=self._precision
+        ).backend  # raises with every reason where none runs even the UNet
+        reasons = []
+        for name in backends.AUTO[backends.AUTO.index(first) :]:
+            try:
+                return self._all_on(name)
+            except BackendUnavailableError as error:
+                reasons.append(str(error))
+            except PrecisionError as error:
+                if name == first:
+                    raise
+                reasons.append(str(error))
+        raise BackendUnavailableError(" ".join(reasons))
+
+    def _all_on(self, backend: str) -> dict[str, Choice]:
+        return {
+            component: backends.resolve(
+                self._engine, backend, component=component, device=self._device, precision=self._precision
+            )
+            for component in COMPONENTS
+        }
 
     def _component(self, name: str) -> Component:
         backend = self._backends.get(name)
@@ -303,11 +330,16 @@ class DPAdapter:
             )
         return backend.compute
 
+    def _signature(self, name: str) -> Signature:
+        """What a component takes: as it was loaded, and before that what the engine says."""
+        backend = self._backends.get(name)
+        return self._manifest.components[name] if backend is None else backend.signature
+
     def _load(self, components: Sequence[str]) -> None:
         """Load what is about to be used, all of it, so that nothing fails for that reason after minutes of steps."""
-        choices = {c: self._resolve(c, self._choice.backend) for c in components if c not in self._backends}
         if self.backend != "fake":  # which loads no weights
-            on_cpu = {c: choice.precision for c, choice in choices.items() if choice.device.lower() == "cpu"}
+            missing = {c: self._choices[c] for c in components if c not in self._backends}
+            on_cpu = {c: choice.precision for c, choice in missing.items() if choice.device.lower() == "cpu"}
             require_memory(self._engine, on_cpu)
         for component in components:
             self._component(component)

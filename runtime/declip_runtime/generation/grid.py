@@ -22,6 +22,9 @@ from .schedulers import require_possible
 OnCellStep = Callable[[int, int, Step], object]
 """Called with the number of the picture, how many there are, and the step."""
 
+OnCell = Callable[[int, int, Image.Image], object]
+"""Called with row, column and picture of a place as soon as the picture is made."""
+
 
 @dataclass(frozen=True, eq=False)
 class Setting:
@@ -66,12 +69,14 @@ def generate_grid(
     columns: Sequence[Setting],
     *,
     on_step: OnCellStep | None = None,
+    on_cell: OnCell | None = None,
     **arguments: Any,
 ) -> list[list[Image.Image]]:
     """Generate a picture for every row and column; ``contact_sheet`` shows them with the settings' labels.
 
     ``arguments`` are those of ``DPAdapter.generate`` that all have in common. Where no seed is stated one is drawn for
-    all. Where two cells ask for the same (a scale without a condition), the picture is made once.
+    all. Where two cells ask for the same (a scale without a condition), the picture is made once. ``on_cell`` is called
+    for every place when its picture is made: what it keeps is not lost when a later one fails.
 
     Raises before the first step UsageError for arguments that cannot work in one of the cells, and for axes that change
     the same, ImageError for an image of any cell; then what ``generate`` raises.
@@ -85,17 +90,20 @@ def generate_grid(
     common.update({kind: _listed(common[kind]) for kind in OUTPUTS if common.get(kind) is not None})
     cells = [[{**common, **row.arguments, **column.arguments} for column in columns] for row in rows]
     _require_valid(adapter, [cell for line in cells for cell in line])
-    keys = [[_key(cell) for cell in line] for line in cells]
-    distinct = {
-        key: cell for names, line in zip(keys, cells, strict=True) for key, cell in zip(names, line, strict=True)
-    }
-    made = {
-        key: adapter.generate(**cell, on_step=partial(on_step, number, len(distinct)) if on_step is not None else None)[
-            0
-        ]
-        for number, (key, cell) in enumerate(distinct.items())
-    }
-    return [[made[key] for key in line] for line in keys]
+    places: dict[tuple[tuple[str, object], ...], list[tuple[int, int]]] = {}
+    for row, line in enumerate(cells):
+        for column, cell in enumerate(line):
+            places.setdefault(_key(cell), []).append((row, column))
+    made: dict[tuple[int, int], Image.Image] = {}
+    for number, same in enumerate(places.values()):
+        step = partial(on_step, number, len(places)) if on_step is not None else None
+        row, column = same[0]
+        (picture,) = adapter.generate(**cells[row][column], on_step=step)
+        for row, column in same:
+            made[row, column] = picture
+            if on_cell is not None:
+                on_cell(row, column, picture)
+    return [[made[row, column] for column in range(len(columns))] for row in range(len(rows))]
 
 
 def _listed(images: References) -> list[Any]:

@@ -28,13 +28,15 @@ _JOB = "job"
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of a job: its pictures, how many of them were ``made`` now, and why others are missing, if so."""
+    """What became of a job: its pictures, how many of them were ``made`` now and how many were ``there`` before, and
+    why others are missing, if so."""
 
     job: Job
     files: tuple[Path, ...]
     made: int
     seconds: float
     error: DeclipError | None = None
+    there: int = 0
 
 
 def run_jobs(
@@ -83,7 +85,7 @@ def _run(
                 save(picture, folder / job.files[number])
                 made += 1
         files = tuple(folder / file for file in job.files)
-        yield Outcome(job, files, made, time.monotonic() - began, failure)
+        yield Outcome(job, files, made, time.monotonic() - began, failure, len(files) - len(numbers))
 
 
 def _is_done(path: Path, job: Job) -> bool:

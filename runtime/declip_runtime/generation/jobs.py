@@ -29,6 +29,8 @@ _NAME = re.compile(r"[^/\\:*?\"<>|]+")
 _LONGEST_NAME = 200
 """Bytes; most file systems take 255, and numbers and an extension are added."""
 _DERIVED_SEEDS = 1 << 32
+_LISTED = 20
+"""Bad lines that are told; who reads on after so many corrects the file first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +65,8 @@ def read_jobs(
 
     A job without a seed gets one that follows from all the rest of it: it stays the same when the file is run again.
 
-    Raises UsageError that lists every bad line with its number and reason, BackendUnavailableError where the extra
-    ``generate`` is not installed.
+    Raises UsageError that lists the bad lines with number and reason, a line each and the first 20 of them,
+    BackendUnavailableError where the extra ``generate`` is not installed.
     """
     file = Path(path)
     try:
@@ -85,7 +87,8 @@ def read_jobs(
         except (UsageError, ImageError) as error:
             problems.append(f"line {number}: {error}")
     if problems:
-        listed = "\n".join(problems)
+        more = [f"and {len(problems) - _LISTED:,} more"] if len(problems) > _LISTED else []
+        listed = "\n".join(problems[:_LISTED] + more)
         raise UsageError(f"{len(problems)} of the lines in {file} are no job that can run. Correct them:\n{listed}")
     if not jobs:
         raise UsageError(f'{file} holds no job. Write one JSON object a line, as {{"prompt": "a red house"}}.')

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import uuid
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from declip_runtime.atomic import replacing
 from declip_runtime.decoders import identify, reason, vendor_boundary
 from declip_runtime.errors import DeclipError, ImageNotFoundError, UsageError
 from declip_runtime.images import describe
@@ -86,17 +86,12 @@ def save(image: Image.Image, path: str | os.PathLike[str]) -> Path:
     texts = PngImagePlugin.PngInfo()
     if KEY in image.info:
         texts.add_text(KEY, image.info[KEY])
-    work = target.parent / f".declip-{uuid.uuid4().hex}"  # short: a legal name may fill all 255 bytes
     try:
-        with work.open("xb") as file:
+        with replacing(target) as file:
             image.save(file, "PNG", pnginfo=texts)
-            file.flush()
-            os.fsync(file.fileno())
-        work.replace(target)
-    except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror or error}. Choose another place.") from error
-    finally:
-        work.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a path that can be none
+        why = getattr(error, "strerror", None) or reason(error)
+        raise UsageError(f"cannot write {target}: {why}. Choose another place.") from error
     return target
 
 
@@ -121,6 +116,14 @@ def read_record(source: str | os.PathLike[str] | Image.Image) -> Record:
     return record
 
 
+def differences(record: Mapping[str, Any], identity: Mapping[str, object]) -> list[str]:
+    """What made the picture of ``record`` and is another in ``identity`` (``DPAdapter.identity``), a phrase each."""
+    engine = record.get("engine")
+    then = {**record, "engine": engine.get("id") if isinstance(engine, dict) else None}
+    changed = [name for name in ("engine", "backend", "precision") if then.get(name) != identity[name]]
+    return [f"another {name} ({str(then.get(name))[:8]}, here {str(identity[name])[:8]})" for name in changed]
+
+
 def repeat(
     record: Mapping[str, Any],
     *,
@@ -142,6 +145,8 @@ def repeat(
     try:
         arguments = {name: record[name] for name in ("prompt", "negative_prompt", *_ARGUMENTS)}
         conditions = record["conditions"]
+        if not isinstance(conditions, Mapping):
+            raise TypeError("its conditions are none")
         for kind in OUTPUTS:
             if kind in conditions:
                 arguments[kind] = _same_images(kind, conditions[kind]["images"], given[kind], folder)
@@ -180,7 +185,7 @@ def _found(kind: str, reference: Reference, folder: str | os.PathLike[str] | Non
     if reference.path is None:
         raise UsageError(f"the {kind} image of the record came without a file. Give it again as {kind}.")
     path = Path(reference.path)
-    places = [path] if path.is_absolute() or folder is None else [path, Path(folder) / path]
+    places = dict.fromkeys([path] if folder is None else [path, Path(folder) / path])  # equal ones are one
     for place in places:
         if place.is_file():
             return place

@@ -7,7 +7,6 @@ import operator
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,10 +15,10 @@ import numpy.typing as npt
 from declip_runtime.errors import UsageError
 from declip_runtime.generator_manifest import GeneratorManifest
 from declip_runtime.images import Source, sources
-from declip_runtime.options import require_positive
 from declip_runtime.signature import BATCH, Range
 
 from .batches import axis
+from .plain_numbers import bounded, require_count, shown
 from .scales import Scale, plain, strengths
 from .schedulers import require_known
 
@@ -34,6 +33,10 @@ OUTPUTS: Mapping[Kind, str] = {"perceptual": "perceptual", "semantic": "semantic
 _LATENT_STEP = 8
 _LAST_SEED = (1 << 63) - 1
 _DRAWN_SEEDS = 1 << 32
+MOST_PICTURES = 10_000
+"""Of one call: more would take days, and mostly are a mistyped number."""
+_MOST_STEPS = 10_000
+_MOST_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +99,11 @@ def make_request(
 
     Raises UsageError for an argument that cannot work with this engine.
     """
-    require_positive("images_per_prompt", images_per_prompt)
     prompts = _texts("prompt", prompt, None)
+    require_count("images_per_prompt", images_per_prompt, max(MOST_PICTURES // len(prompts), 1))
     negatives = _texts("negative_prompt", negative_prompt, len(prompts))
     steps = manifest.steps if steps is None else steps
-    require_positive("steps", steps)
+    require_count("steps", steps, _MOST_STEPS)
     require_known(scheduler)
     given = {
         "perceptual": (perceptual, perceptual_scale),
@@ -197,11 +200,12 @@ def _listed(argument: str, given: Any) -> tuple[Any, ...]:
 def _seeds(seed: int | Sequence[int] | None, pictures: int) -> tuple[int, ...]:
     if seed is None:
         seed = secrets.randbelow(_DRAWN_SEEDS)
-    if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
-        seeds = tuple(_seed(value) for value in seed)
-        if len(seeds) != pictures:
-            raise UsageError(f"{len(seeds)} seeds were given for {pictures} pictures. Give one, or one for each.")
-        return seeds
+    several = seed.ndim > 0 if isinstance(seed, np.ndarray) else isinstance(seed, Sequence)
+    if several and not isinstance(seed, str | bytes):
+        given: Sequence[Any] = seed  # type: ignore[assignment]
+        if len(given) != pictures:
+            raise UsageError(f"{len(given)} seeds were given for {pictures} pictures. Give one, or one for each.")
+        return tuple(_seed(value) for value in given)
     first = _seed(seed)
     _seed(first + pictures - 1)
     return tuple(range(first, first + pictures))
@@ -213,19 +217,20 @@ def _seed(value: Any) -> int:
     except TypeError:
         seed = -1
     if not 0 <= seed <= _LAST_SEED:
-        raise UsageError(f"seed={value!r} cannot work. Give a whole number of 0 to {_LAST_SEED}, or leave it out.")
+        raise UsageError(f"seed={shown(value)} cannot work. Give a whole number of 0 to {_LAST_SEED}, or leave it out.")
     return seed
 
 
 def _guidance(value: Any) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0.0 <= float(value) < math.inf:
-        raise UsageError(f"guidance={value!r} cannot work. Give 1 for none, mostly 3 to 10, and at least 0.")
-    return float(value)
+    guidance = bounded(value, 0.0)
+    if guidance is None:
+        raise UsageError(f"guidance={shown(value)} cannot work. Give 1 for none, mostly 3 to 10, and at least 0.")
+    return guidance
 
 
 def _pixels(manifest: GeneratorManifest, argument: Literal["width", "height"], value: int) -> int:
     """A side in pixels that the UNet and the decoder take. Raises UsageError naming the nearest ones that they do."""
-    require_positive(argument, value)
+    require_count(argument, value, _MOST_PIXELS)
     low, high = _sides(manifest, argument)
     if low == high:
         if value != low:

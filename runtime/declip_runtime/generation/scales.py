@@ -6,16 +6,16 @@ A number acts in every cross-attention layer. A mapping names parts of the UNet 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from declip_runtime.errors import UsageError
+
+from .plain_numbers import LARGEST, bounded, shown
 
 Scale: TypeAlias = float | Mapping[str, Any]
 """A number, or a mapping of ``down``, ``mid`` and ``up``, and in them of blocks, to numbers and lists of numbers."""
@@ -41,13 +41,14 @@ def strengths(scale: Scale, layers: Sequence[str], argument: str) -> npt.NDArray
     values: dict[tuple[str, str, int], float] = {}
     for part, inner in scale.items():
         if part not in parts:
-            raise UsageError(f"{argument} names {part!r}, which this engine does not have. Use {_valid(parts)}.")
+            raise UsageError(f"{argument} names {shown(part)}, which this engine does not have. Use {_valid(parts)}.")
         blocks = parts[part]
         given = inner if isinstance(inner, Mapping) else dict.fromkeys(blocks, inner)
         for block, value in given.items():
             if block not in blocks:
                 raise UsageError(
-                    f"{argument} names {block!r} of {part!r}, where no image acts in this engine. Use {_valid(parts)}."
+                    f"{argument} names {shown(block)} of {part!r}, where no image acts in this engine."
+                    f" Use {_valid(parts)}."
                 )
             attentions = blocks[block]
             numbers = _each(value, attentions, f"{argument} for {_written(part, block)}")
@@ -97,12 +98,13 @@ def _each(value: Any, attentions: Sequence[int], where: str) -> list[float]:
 
 
 def _number(value: Any, where: str) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+    number = bounded(value, -LARGEST)
+    if number is None:
         raise UsageError(
-            f"{where} is {value!r}. Give a number, mostly 0 to 1, or a mapping such as"
+            f"{where} is {shown(value)}. Give a number, mostly 0 to 1, or a mapping such as"
             ' {"up": {"block_0": [0.0, 1.0, 0.0]}}.'
         )
-    return float(value)
+    return number
 
 
 def _written(part: str, block: str) -> str:

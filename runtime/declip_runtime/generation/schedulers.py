@@ -7,7 +7,8 @@ so a seed gives the same noise whatever runs the models. Both libraries are impo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from declip_runtime.errors import BackendUnavailableError, UsageError
 
 from .extra import unavailable
+from .plain_numbers import shown
 
 Latents = npt.NDArray[np.float32]
 
@@ -44,6 +46,21 @@ NAMES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 "-trailing" is what models distilled to few steps ask for, "lcm" and "tcd" belong to LoRAs of those names.
 """
 
+_OWN = {kind for kind, _ in NAMES.values()} | {
+    "DEISMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+}
+"""The classes that an engine may name as its own; others do not step from noise to a picture as these do."""
+
+_LARGEST = 1_000_000
+"""Of the whole numbers in a configuration, which are counts: more would only fill the memory."""
+
+# What a configuration that does not fit makes of diffusers' arithmetic. ValueError has UsageError among its kinds.
+_THEIRS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError)
+
 
 class Stepped(NamedTuple):
     """Latents after a step, and the picture that the scheduler expects in the end, or its nearest guess at it."""
@@ -59,8 +76,10 @@ def require_known(name: str | None) -> None:
 
 
 def require_possible(config: Mapping[str, Any], name: str | None, steps: int) -> None:
-    """Raise what making a ``Schedule`` of these raises."""
-    Schedule(config, name, steps, [])
+    """Raise what making a ``Schedule`` of these raises, and its first step."""
+    schedule = Schedule(config, name, steps, [0])
+    latents = schedule.noise(1, 2, 2)
+    schedule.step(schedule.scaled(latents, 0), 0, latents)
 
 
 class Schedule:
@@ -74,16 +93,16 @@ class Schedule:
             ``torch.Generator("cpu").manual_seed(seed)``.
 
     Raises BackendUnavailableError where torch or diffusers is missing, or too old for this scheduler, UsageError for an
-    unknown name and for steps that the scheduler cannot take.
+    unknown name or class and for steps or a configuration that the scheduler cannot take; so do its methods.
     """
 
     def __init__(self, config: Mapping[str, Any], name: str | None, steps: int, seeds: Sequence[int]) -> None:
         require_known(name)
+        kind, changes = NAMES[name] if name is not None else (_own(config), {})
         try:
             import torch
             from diffusers import schedulers
 
-            kind, changes = NAMES[name] if name is not None else (str(config["_class_name"]), {})
             cls: Any = getattr(schedulers, kind, None)
         except (ImportError, RuntimeError, OSError) as error:  # diffusers wraps what fails while it imports
             raise unavailable("torch and diffusers", error) from error
@@ -91,20 +110,12 @@ class Schedule:
             raise BackendUnavailableError(
                 f"the installed diffusers has no {kind}. Run: pip install -U diffusers, or choose another scheduler."
             )
-        self._torch = torch
-        try:
-            self._scheduler = cls.from_config(dict(config), **changes)
+        self._torch, self._asked = torch, f"{name or kind} cannot run {steps} steps"
+        with self._explained():
+            known = inspect.signature(cls.__init__).parameters  # diffusers logs what else it is given, at every start
+            self._scheduler = cls.from_config({k: v for k, v in _bounded(config) if k in known}, **changes)
             _require_fewer(steps, self._scheduler.config.get("num_train_timesteps"))
             self._scheduler.set_timesteps(steps, device="cpu")
-        except UsageError:
-            raise
-        except (ValueError, TypeError, NotImplementedError, IndexError, ZeroDivisionError) as error:
-            raise UsageError(
-                f"{name or kind} cannot run {steps} steps with this engine ({' '.join(str(error).split())})."
-                " Choose other steps, or another scheduler."
-            ) from error
-        except ImportError as error:
-            raise unavailable(kind, error) from error
         if hasattr(self._scheduler, "set_begin_index"):
             self._scheduler.set_begin_index(0)
         self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -123,24 +134,42 @@ class Schedule:
         """Latents to begin with, float32 [seeds, channels, height, width]."""
         shape = (1, channels, height, width)
         drawn = [self._torch.randn(shape, generator=generator) for generator in self._generators]
-        return self._array(self._torch.cat(drawn) * self._scheduler.init_noise_sigma)
+        with self._explained():
+            return self._array(self._torch.cat(drawn) * self._scheduler.init_noise_sigma)
 
     def scaled(self, latents: Latents, index: int) -> Latents:
         """Latents as the UNet takes them at its run ``index``."""
         tensor = self._torch.from_numpy(latents)
-        return self._array(self._scheduler.scale_model_input(tensor, self._scheduler.timesteps[index]))
+        with self._explained():
+            return self._array(self._scheduler.scale_model_input(tensor, self._scheduler.timesteps[index]))
 
     def step(self, noise: Latents, index: int, latents: Latents) -> Stepped:
         """One step, with the ``noise`` that the UNet found in ``latents`` at its run ``index``."""
-        found = self._scheduler.step(
-            self._torch.from_numpy(noise),
-            self._scheduler.timesteps[index],
-            self._torch.from_numpy(latents),
-            **self._options,
-        )
-        after = self._array(found.prev_sample)
-        last = index == len(self._scheduler.timesteps) - 1
-        return Stepped(after, after if last else self._expected(found, after))
+        with self._explained():
+            found = self._scheduler.step(
+                self._torch.from_numpy(noise),
+                self._scheduler.timesteps[index],
+                self._torch.from_numpy(latents),
+                **self._options,
+            )
+            after = self._array(found.prev_sample)
+            last = index == len(self._scheduler.timesteps) - 1
+            return Stepped(after, after if last else self._expected(found, after))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Make what diffusers raises in the block an error that says what was asked of it."""
+        try:
+            yield
+        except UsageError:
+            raise
+        except ImportError as error:
+            raise unavailable(self._asked, error) from error
+        except _THEIRS as error:
+            raise UsageError(
+                f"{self._asked} with this engine ({' '.join(str(error).split())})."
+                " Choose other steps, or another scheduler."
+            ) from error
 
     def _expected(self, found: Any, after: Latents) -> Latents:
         for name in ("pred_original_sample", "denoised"):
@@ -154,6 +183,23 @@ class Schedule:
     def _array(self, tensor: Any) -> Latents:
         array: Latents = tensor.to(self._torch.float32).contiguous().numpy()
         return array
+
+
+def _own(config: Mapping[str, Any]) -> str:
+    """The class that an engine names. Raises UsageError for one that is no scheduler of ours."""
+    kind = config["_class_name"]
+    if kind not in _OWN:
+        raise UsageError(
+            f"the engine's own scheduler, {shown(kind)}, is none that is run here. Choose another: {', '.join(NAMES)}."
+        )
+    return str(kind)
+
+
+def _bounded(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise UsageError(f"the engine's scheduler has {key}={shown(value)}. Export the engine again.")
+        yield key, value
 
 
 def _require_fewer(steps: int, trained: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from declip_runtime.signature import BATCH
 
 from .batches import Component, compute
 from .extra import unavailable
+
+_IDS = 1 << 32
+"""As many the library can name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,8 @@ class Tokenizer:
         length: how many tokens the encoder reads.
         pad_id: what a shorter prompt is filled up with.
 
-    Raises BackendUnavailableError where that library is missing, EngineCorruptError where it cannot read the JSON.
+    Raises BackendUnavailableError where that library is missing, EngineCorruptError where it cannot read the JSON, or
+    does not know ``pad_id``.
     """
 
     def __init__(self, content: bytes, length: int, pad_id: int) -> None:
@@ -48,6 +52,10 @@ class Tokenizer:
             raise EngineCorruptError(
                 f"a tokenizer of the engine cannot be read ({error}). Export the engine again, or update tokenizers."
             ) from error
+        if not 0 <= pad_id < _IDS or self._tokenizer.id_to_token(pad_id) is None:
+            raise EngineCorruptError(
+                f"a tokenizer of the engine does not know the token {pad_id}, which pads. Export the engine again."
+            )
         # What the file says of these was for another use. Both are done here.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -56,9 +64,15 @@ class Tokenizer:
     def __call__(self, prompt: str) -> tuple[list[int], str]:
         """Exactly ``length`` token ids, and the end of the prompt that did not fit ('' where all did).
 
-        The first and last token mark beginning and end, so a prompt that is too long keeps its last token too.
+        The first and last token mark beginning and end, so a prompt that is too long keeps its last token too. Raises
+        EngineCorruptError where the library fails.
         """
-        encoding = self._tokenizer.encode(prompt)
+        try:
+            encoding = self._tokenizer.encode(prompt)
+        except Exception as error:  # the library raises nothing narrower
+            raise EngineCorruptError(
+                f"a tokenizer of the engine cannot encode a prompt ({error}). Use other words, or export it again."
+            ) from error
         ids: list[int] = encoding.ids
         if len(ids) <= self._length:
             return ids + [self._pad_id] * (self._length - len(ids)), ""
@@ -83,6 +97,12 @@ class TextEncoder:
             name: Tokenizer(read(text.entry), self._signature.inputs[name].sized({BATCH: 1})[1], text.pad_id)
             for name, text in manifest.text_inputs.items()
         }
+
+    def require_readable(self, prompts: Iterable[str]) -> None:
+        """Raise EngineCorruptError now where a tokenizer fails on one of the prompts; nothing is warned of yet."""
+        for prompt in prompts:
+            for tokenizer in self._tokenizers.values():
+                tokenizer(prompt)
 
     def tokenize(self, prompts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
         """The encoder's inputs, int64 [B, 77] each. Issues PromptWarning for every prompt that is too long."""

@@ -15,17 +15,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 
+from declip_runtime import backends
+from declip_runtime.backends import Choice
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import (
     BackendUnavailableError,
     DeviceMemoryError,
+    EngineCorruptError,
     EngineNotFoundError,
     GenerationCancelled,
     ImageDecodeError,
     ImageNotFoundError,
     InvalidArrayError,
+    PrecisionError,
     PromptWarning,
     ScorerStateError,
     UsageError,
@@ -34,6 +40,7 @@ from declip_runtime.generation import adapter as adapter_module
 from declip_runtime.generation import memory
 from declip_runtime.generation.adapter import DPAdapter
 from declip_runtime.generation.progress import Step
+from declip_runtime.generator_manifest import TextInput
 from declip_runtime.signature import Range
 from runtime import tiny_engine
 
@@ -96,6 +103,15 @@ def test_without_a_seed_one_is_drawn_and_told(adapter: DPAdapter) -> None:
     first, second = adapter.generate("a dog"), adapter.generate("a dog")
     assert not same(first, second)
     assert same(first, adapter.generate("a dog", seed=json.loads(first[0].info["declip"])["seed"]))
+
+
+def test_numbers_of_numpy_are_numbers(adapter: DPAdapter, picture: Picture) -> None:
+    plain = adapter.generate("a dog", image=picture(1), image_scale=0.5, guidance=2.0, steps=2, seed=3)
+    for seed in (np.int64(3), np.array(3), np.array([3])):
+        found = adapter.generate(
+            "a dog", image=picture(1), image_scale=np.float32(0.5), guidance=np.float64(2), steps=2, seed=seed
+        )
+        assert same(plain, found)
 
 
 def test_what_it_says_of_itself(adapter: DPAdapter, engine: EngineFile) -> None:
@@ -223,6 +239,23 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "guidance of text": ({"guidance": "7"}, UsageError, r"guidance='7' cannot work"),
     "guidance without end": ({"guidance": float("inf")}, UsageError, r"guidance=inf cannot work"),
     "guidance of nothing": ({"guidance": float("nan")}, UsageError, r"guidance=nan cannot work"),
+    "guidance without meaning": ({"guidance": 1e39}, UsageError, r"guidance=1e\+39 cannot work"),
+    "guidance of many digits": ({"guidance": 10**400}, UsageError, r"guidance=1000\d+\.\.\. cannot work"),
+    "guidance of too many digits": ({"guidance": 10**5000}, UsageError, r"guidance=<int> cannot work"),
+    "scale without meaning": ({"image": "a.png", "image_scale": 1e39}, UsageError, r"image_scale is 1e\+39\."),
+    "scale of many digits": ({"image": "a.png", "image_scale": 10**400}, UsageError, r"image_scale is 1000"),
+    "scale of a block without meaning": (
+        {"image": "a.png", "image_scale": {"up": -(10**400)}}, UsageError, r"image_scale for up\.block_\d is -1000",
+    ),
+    "steps of many digits": ({"steps": 10**5000}, UsageError, r"steps=<int> cannot work.* 1 to 10,000"),
+    "width of many digits": ({"width": 10**5000}, UsageError, r"width=<int> cannot work"),
+    "too many pictures": ({"images_per_prompt": 2 * 10**9}, UsageError, r"images_per_prompt=2000000000 cannot work"),
+    "too many pictures of prompts": (
+        {"prompt": ["a"] * 11, "images_per_prompt": 1000}, UsageError, r"images_per_prompt=1000 .* 1 to 909\.",
+    ),
+    "too many seeds": ({"seed": range(10**12)}, UsageError, r"1000000000000 seeds were given for 1 pictures"),
+    "seed of many digits": ({"seed": 10**5000}, UsageError, r"seed=<int> cannot work"),
+    "rows of seeds": ({"seed": np.zeros((1, 2), int)}, UsageError, r"seed=array\(\[0, 0\]\) cannot work"),
     "seed": ({"seed": -1}, UsageError, r"seed=-1 .* 0 to 9223372036854775807"),
     "seed of a fraction": ({"seed": 1.5}, UsageError, r"seed=1\.5 "),
     "seed of text": ({"seed": "1"}, UsageError, r"seed='1' "),
@@ -330,6 +363,122 @@ def test_what_cannot_be_loaded_is_told(
 ) -> None:
     with pytest.raises(error, match=told):
         DPAdapter(**{"engine": engine.path, "backend": "fake", **arguments})
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, refused: dict[tuple[str, str], Exception]) -> None:
+    """Let every backend of "auto" run every component but those that are ``refused``."""
+
+    def resolve(_: EngineFile, backend: str = "auto", *, component: str = "", **__: Any) -> Choice:
+        for name in backends.AUTO if backend == "auto" else (backend,):
+            if (name, component) not in refused:
+                return Choice(name, "cpu", "fp32")
+            if backend != "auto":
+                raise refused[name, component]
+        raise BackendUnavailableError("no backend runs it. Install one.")
+
+    monkeypatch.setattr(backends, "resolve", resolve)
+
+
+def test_auto_is_the_first_backend_that_runs_every_component(
+    engine: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, second, third = backends.AUTO
+    missing = BackendUnavailableError("no plan of it here. Build one.")
+    refusing(monkeypatch, {})
+    assert DPAdapter(engine.path).backend == best
+    refusing(monkeypatch, {(best, "unet"): missing, (second, "image_tokens"): missing})
+    assert DPAdapter(engine.path).backend == third
+    refusing(monkeypatch, {(best, "text_encoder"): missing, (second, "unet"): PrecisionError("no fp16. Use fp32.")})
+    assert DPAdapter(engine.path).backend == third
+    refusing(monkeypatch, {(name, "image_encoder"): missing for name in backends.AUTO})
+    with pytest.raises(BackendUnavailableError, match=r"(no plan of it here\. Build one\. ?){3}"):
+        DPAdapter(engine.path)
+
+
+@pytest.mark.parametrize("component", ["image_encoder", "text_encoder", "vae_decoder"])
+@pytest.mark.parametrize(
+    "error", [PrecisionError("no fp16. Use fp32."), BackendUnavailableError("no plan. Build one.")]
+)
+def test_a_backend_that_lacks_a_component_is_told_when_the_adapter_is_made(
+    engine: EngineFile, component: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, {("openvino", component): error})
+    with pytest.raises(type(error)):
+        DPAdapter(engine.path, backend="openvino")
+
+
+def test_an_engine_that_lacks_a_precision_is_no_reason_to_try_the_next(
+    engine: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, {(backends.AUTO[0], "vae_decoder"): PrecisionError("no fp16. Use fp32.")})
+    with pytest.raises(PrecisionError):
+        DPAdapter(engine.path)
+
+
+# --- what is wrong with an engine
+
+
+def engine_with(tmp_path: Path, sd: Models, **scheduler: Any) -> Path:
+    manifest = replace(sd.manifest, scheduler={**sd.manifest.scheduler, **scheduler})
+    return tiny_adapter.write(tmp_path / "other.engine", replace(sd, manifest=manifest)).path
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "told"),
+    [
+        (
+            {"_class_name": "SchedulerMixin"},
+            r"own scheduler, 'SchedulerMixin', is none that is run here\. Choose .*ddim",
+        ),
+        ({"_class_name": "__name__"}, r"own scheduler, '__name__', is none"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, r"own scheduler, 'FlowMatchEuler\w+', is none"),
+        ({"num_train_timesteps": 10**13}, r"has num_train_timesteps=10000000000000\. Export the engine again"),
+        ({"_class_name": "DEISMultistepScheduler", "solver_order": 10**9}, r"has solver_order=1000000000\."),
+        ({"_class_name": "DDIMScheduler", "prediction_type": "magic"}, r"DDIMScheduler cannot run 4 steps .*magic"),
+        ({"beta_schedule": "magic"}, r"PNDMScheduler cannot run 4 steps with this engine .* Choose other steps"),
+        ({"beta_start": "small"}, r"PNDMScheduler cannot run 4 steps"),
+        ({"num_train_timesteps": "many"}, r"PNDMScheduler cannot run 4 steps"),
+    ],
+    ids=str,
+)
+def test_a_scheduler_that_cannot_be_is_told_before_anything_is_loaded(
+    sd: Models, scheduler: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_models(monkeypatch)
+    with DPAdapter(engine_with(tmp_path, sd, **scheduler), backend="fake") as adapter:
+        with pytest.raises(UsageError, match=told):
+            adapter.generate("a dog")
+        if "_class_name" in scheduler and len(scheduler) == 1:  # another one may be chosen
+            monkeypatch.undo()
+            assert len(adapter.generate("a dog", scheduler="ddim")) == 1
+
+
+def test_what_a_configuration_says_beside_is_not_talked_of(sd: Models, tmp_path: Path, capfd: Any) -> None:
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_warning()
+    try:
+        with DPAdapter(engine_with(tmp_path, sd, magic=5), backend="fake") as adapter:
+            adapter.generate("a dog", scheduler="euler")
+            adapter.generate("a dog")
+    finally:
+        diffusers_logging.set_verbosity(verbosity)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_tokenizer_that_lacks_a_word_is_told_before_anything_is_loaded(
+    sd: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_models(monkeypatch)
+    words: Any = tokenizers.Tokenizer(tokenizers.models.WordLevel({"dog": 0}, unk_token="<unk>"))
+    entry = sd.manifest.text_inputs["input_ids"].entry
+    text_inputs = {"input_ids": TextInput(entry, 0)}
+    models = replace(sd, manifest=replace(sd.manifest, text_inputs=text_inputs), files={entry: words.to_str().encode()})
+    engine = tiny_adapter.write(tmp_path / "words.engine", models)
+    with (
+        DPAdapter(engine.path, backend="fake") as adapter,
+        pytest.raises(EngineCorruptError, match=r"cannot encode a prompt \(.*\)\. Use other words"),
+    ):
+        adapter.generate("dog", negative_prompt="house")
 
 
 def test_an_engine_that_scores_is_told(tmp_path: Path) -> None:

@@ -92,6 +92,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "a size": ({"width": 50}, "multiples of 16"),
     "a size as text": ({"width": "48"}, "width='48'"),
     "a seed": ({"seed": -5}, "seed=-5"),
+    "a long number": ('{"guidance": 1' + "0" * 400 + "}", "guidance=1000"),
+    "a longer number": ('{"guidance": 1' + "0" * 5000 + "}", "it is not JSON"),
+    "a long scale": ('{"image": "a.png", "image_scale": 1' + "0" * 400 + "}", "image_scale is 1000"),
+    "brackets": ('{"image_scale": ' + "[" * 100_000, "it is not JSON"),
     "seeds": ({"seed": [1, 2], "images_per_prompt": 3}, "2 seeds were given for 3 pictures"),
     "a scale": ({"image": "a.png", "image_scale": {"up": {"block_7": 1}}}, "'block_7'"),
     "steps": ({"steps": 60, "scheduler": "lcm"}, "lcm cannot run 60 steps"),
@@ -109,18 +113,29 @@ BAD: dict[str, tuple[Any, str]] = {
 }
 
 
-def test_every_bad_line_is_told_with_its_number(adapter: DPAdapter, folder: Path) -> None:
+@pytest.mark.parametrize("bad", list(BAD))
+def test_a_bad_line_is_told_with_its_number(adapter: DPAdapter, folder: Path, bad: str) -> None:
     (folder / "broken.png").write_text("hello")
-    path = write(folder, {"prompt": "fine"}, *(line for line, _ in BAD.values()), {"prompt": "fine too"})
+    line, wanted = BAD[bad]
+    path = write(folder, {"prompt": "fine"}, line, {"prompt": "fine too"})
     with pytest.raises(UsageError) as caught:
         read(path, adapter)
+    first, told = str(caught.value).split("\n")
+    assert first == f"1 of the lines in {path} are no job that can run. Correct them:"
+    assert told.startswith("line 2: ")
+    with pytest.raises(UsageError, match=wanted):
+        raise UsageError(told)
+
+
+@pytest.mark.parametrize(("lines", "last"), [(20, "line 20: "), (21, "and 1 more"), (1500, "and 1,480 more")])
+def test_so_many_bad_lines_are_told_as_somebody_reads(adapter: DPAdapter, folder: Path, lines: int, last: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(write(folder, *[{"steps": 0}] * lines), adapter)
     first, *told = str(caught.value).split("\n")
-    assert first == f"{len(BAD)} of the lines in {path} are no job that can run. Correct them:"
-    assert len(told) == len(BAD)
-    for number, (line, (_, wanted)) in enumerate(zip(told, BAD.values(), strict=True), 2):
-        assert line.startswith(f"line {number}: ")
-        with pytest.raises(UsageError, match=wanted):
-            raise UsageError(line)
+    assert first.startswith(f"{lines} of the lines in ")
+    assert [line.partition(":")[0] for line in told[:20]] == [f"line {number}" for number in range(1, 21)]
+    assert len(told) == min(lines, 21)
+    assert told[-1].startswith(last)
 
 
 def test_two_jobs_of_one_name_are_told(adapter: DPAdapter, folder: Path) -> None:
@@ -183,6 +198,7 @@ def test_what_is_there_is_not_made_again(adapter: DPAdapter, folder: Path, pictu
     before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir()}
     again = run(path, adapter, out)
     assert [outcome.made for outcome in again] == [0, 0]
+    assert [outcome.there for outcome in again] == [1, 3]
     assert [len(outcome.files) for outcome in again] == [1, 3]
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir()} == before
 

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from declip_runtime.errors import ImageDecodeError, ImageNotFoundError, UsageError
 from declip_runtime.generation.adapter import DPAdapter
-from declip_runtime.generation.record import KEY, read_record, repeat, save, stamp
+from declip_runtime.generation.record import KEY, differences, read_record, repeat, save, stamp
 
 Picture = Callable[[int], Image.Image]
 
@@ -92,6 +92,14 @@ def test_saving_is_all_or_nothing(adapter: DPAdapter, folder: Path, monkeypatch:
     assert sorted(p.name for p in folder.iterdir()) == ["a.png", "b.png", "made.png"]
     with pytest.raises(UsageError, match="cannot write"):
         save(image, folder / "nowhere" / "made.png")
+
+
+@pytest.mark.parametrize("place", ["a.png/x.png", "a\0.png", "folder.png"])
+def test_a_place_that_can_be_none_is_told(folder: Path, picture: Picture, place: str) -> None:
+    (folder / "folder.png").mkdir()
+    with pytest.raises(UsageError, match=r"cannot write .*\. Choose another place"):
+        save(picture(1), folder / place)
+    assert sorted(p.name for p in folder.iterdir()) == ["a.png", "b.png", "folder.png"]
 
 
 def test_a_picture_without_a_record_is_saved_without(folder: Path, picture: Picture) -> None:
@@ -180,6 +188,34 @@ def test_images_from_memory_are_asked_for_again(adapter: DPAdapter, folder: Path
         repeat(record, perceptual=picture(0), image=picture(1))
     with pytest.raises(UsageError, match="2 images were given for perceptual, the record has 1"):
         repeat(record, perceptual=[data, data], image=picture(1))
+
+
+def test_one_place_is_named_once(adapter: DPAdapter, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    record = read_record(adapter.generate(perceptual="a.png")[0])
+    (folder / "a.png").unlink()
+    with pytest.raises(ImageNotFoundError, match=r"is not at 'a\.png'\. Give its new place as perceptual"):
+        repeat(record, folder="")
+    with pytest.raises(ImageNotFoundError, match=r"is not at 'a\.png' and 'x/a\.png'\."):
+        repeat(record, folder="x")
+
+
+def test_what_made_it_otherwise_is_named(adapter: DPAdapter) -> None:
+    record = read_record(adapter.generate()[0])
+    assert differences(record, adapter.identity) == []
+    other = {**record, "engine": {"id": "0123456789"}, "backend": "openvino"}
+    told = ["another engine (01234567, here ", "another backend (openvino, here fake)"]
+    for found, wanted in zip(differences(other, adapter.identity), told, strict=True):
+        assert found.startswith(wanted)
+    for engine in ("abc", [], None):
+        assert len(differences({**record, "engine": engine}, adapter.identity)) == 1
+
+
+@pytest.mark.parametrize("conditions", [[], "perceptual", 5, None])
+def test_conditions_that_are_none_are_told(adapter: DPAdapter, conditions: Any) -> None:
+    record = read_record(adapter.generate()[0])
+    with pytest.raises(UsageError, match="incomplete"):
+        repeat({**record, "conditions": conditions})
 
 
 @pytest.mark.parametrize("missing", ["prompt", "seed", "conditions", "scheduler"])

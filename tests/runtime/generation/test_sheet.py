@@ -17,7 +17,7 @@ from declip_runtime.generation.adapter import DPAdapter
 from declip_runtime.generation.grid import Setting, generate_grid, modes, scales, seeds
 from declip_runtime.generation.lettering import legible, wrapped
 from declip_runtime.generation.progress import Step
-from declip_runtime.generation.sheet import contact_sheet
+from declip_runtime.generation.sheet import contact_sheet, largest_cell
 
 Picture = Callable[[int], Image.Image]
 
@@ -108,6 +108,17 @@ def test_any_text_becomes_a_sheet(text: str) -> None:
 def test_what_is_no_grid_is_told(pictures: Any, rows: Any, columns: Any, more: Any, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         contact_sheet(pictures, rows, columns, **more)
+
+
+def test_the_largest_cell_that_fits_is_found() -> None:
+    sizes = {number: largest_cell(2, [str(n) for n in range(number)], "a dog") for number in (1, 60, 80, 200)}
+    assert sizes == {1: 256, 60: 256, 80: 192, 200: 64}
+    for number, cell in sizes.items():
+        sheet = contact_sheet([[None] * number], ["a"], [str(n) for n in range(number)], cell=cell)
+        assert sheet.width <= 16_384
+    assert largest_cell(200, ["a"]) == 64
+    with pytest.raises(UsageError, match="over 16384 a side"):
+        largest_cell(300, ["a"])
 
 
 # --- letters
@@ -225,6 +236,18 @@ def test_a_grid_that_cannot_be_is_told_before_it_begins(
     monkeypatch.setattr(DPAdapter, "generate", lambda *_, **__: pytest.fail("it generated"))
     with pytest.raises((UsageError, ImageNotFoundError), match=told):
         generate_grid(adapter, rows, columns, **arguments)
+
+
+def test_every_place_is_told_as_soon_as_its_picture_is_made(adapter: DPAdapter, picture: Picture) -> None:
+    told: list[tuple[int, ...] | str] = []
+    grid = generate_grid(
+        adapter, modes(perceptual=picture(1)), scales([0.2, 0.9]), prompt="a dog", steps=1, scheduler="ddim",
+        on_step=lambda number, _count, _step: told.append((number,)),
+        on_cell=lambda row, column, made: told.append((row, column, *made.size)),
+    )  # fmt: skip
+    wanted = [(0,), (0, 0, 32, 32), (0, 1, 32, 32), (1,), (1, 0, 32, 32), (2,), (1, 1, 32, 32)]
+    assert told == wanted
+    assert len({id(made) for row in grid for made in row}) == 3
 
 
 def test_a_grid_can_be_stopped(adapter: DPAdapter) -> None:

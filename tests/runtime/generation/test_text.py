@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 
 from declip_runtime.errors import EngineCorruptError, PromptWarning
 from declip_runtime.generation.text import TextEncoder, Tokenizer, time_ids
@@ -103,3 +104,18 @@ def test_sizes_are_told_as_height_and_width() -> None:
 def test_a_damaged_tokenizer_is_told() -> None:
     with pytest.raises(EngineCorruptError, match="Export the engine again"):
         Tokenizer(b"{}", 77, 0)
+
+
+@pytest.mark.parametrize("pad", [-5, -1, 10**6, 1 << 40])
+def test_padding_with_a_token_that_there_is_not_is_told(pad: int) -> None:
+    content = tokenizer("!").backend_tokenizer.to_str().encode()
+    with pytest.raises(EngineCorruptError, match=rf"does not know the token {pad}, which pads\. Export"):
+        Tokenizer(content, 77, pad)
+
+
+def test_a_tokenizer_that_fails_while_it_encodes_is_told() -> None:
+    words: Any = tokenizers.Tokenizer(tokenizers.models.WordLevel({"dog": 0}, unk_token="<unk>"))
+    made = Tokenizer(words.to_str().encode(), 3, 0)
+    assert made("dog") == ([0, 0, 0], "")
+    with pytest.raises(EngineCorruptError, match="cannot encode a prompt"):
+        made("house")

@@ -37,6 +37,7 @@ class TorchBackend:
 
     def __init__(self, models: Models, component: str, opened: list[str]) -> None:
         self._models, self._component = models, component
+        self.signature = models.manifest.components[component]
         opened.append(component)
 
     def compute(self, inputs: Any) -> Any:
