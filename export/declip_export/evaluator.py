@@ -37,17 +37,24 @@ _TYPES = {
     TensorProto.FLOAT8E4M3FN: torch.float8_e4m3fn,
 }
 _LARGEST_FP8 = 448.0
+_SMALL = 1 << 14  # elements
 
 
 class Evaluator:
-    """Runs ``graph`` on the CPU. Values are dropped after their last use, so memory holds a few of a batch."""
+    """Runs ``graph`` on the CPU. Values are dropped after their last use, so memory holds a few of a batch.
+
+    A large constant whose array is of another type or order than it is computed with is converted at each use, and not
+    kept.
+    """
 
     def __init__(self, graph: OnnxGraph) -> None:
         self._nodes = graph.nodes
-        self._input = graph.inputs[0].name
+        self._inputs = [i.name for i in graph.inputs]
         self._outputs = [o.name for o in graph.outputs]
         self._opset = graph.opset
-        self._constants = {name: as_tensor(array) for name, array in graph.constants.items()}
+        self._graph = graph
+        kept = (name for name, array in graph.constants.items() if _cheap(array, graph.types.get(name)))
+        self._constants = {name: constant_tensor(graph, name) for name in kept}
         self._references: dict[int, ReferenceEvaluator] = {}
         last = {name: i for i, node in enumerate(self._nodes) for name in (*node.input, *node.output)}
         self._dead: list[list[str]] = [[] for _ in self._nodes]
@@ -56,11 +63,12 @@ class Evaluator:
                 self._dead[i].append(name)
 
     @torch.no_grad()
-    def run(self, images: Array, watch: Watch | None = None) -> list[Array]:
-        """The graph's outputs, in their order, for ``images`` uint8 [B, S, S, 3]."""
-        values = {self._input: as_tensor(images)}
+    def run(self, feeds: Array | Mapping[str, Array], watch: Watch | None = None) -> list[Array]:
+        """The graph's outputs, in their order, for its inputs by name; an array alone is the only input."""
+        given = feeds if isinstance(feeds, Mapping) else {self._inputs[0]: feeds}
+        values = {name: as_tensor(given[name]) for name in self._inputs}
         for i, node in enumerate(self._nodes):
-            inputs = [values[n] if n in values else self._constants[n] for n in node.input if n]
+            inputs = [values[n] if n in values else self._constant(n) for n in node.input if n]
             outputs = self._compute(i, node, inputs)
             if watch is not None:
                 watch(node, inputs, outputs)
@@ -69,10 +77,16 @@ class Evaluator:
                 values.pop(name, None)
         return [values[name].numpy() for name in self._outputs]
 
+    def _constant(self, name: str) -> Tensor:
+        kept = self._constants.get(name)
+        return constant_tensor(self._graph, name) if kept is None else kept
+
     def _compute(self, i: int, node: NodeProto, inputs: Sequence[Tensor]) -> list[Tensor]:
         if node.op_type in _CONVERSIONS:
             return [_CONVERSIONS[node.op_type](inputs, _attributes(node))]
-        if node.op_type in _ARITHMETIC and inputs[0].is_floating_point():
+        if (node.op_type in _ARITHMETIC and inputs[0].is_floating_point()) and (
+            node.op_type != "Resize" or _repeats(node, inputs)
+        ):
             return [arithmetic(node, inputs).to(inputs[0].dtype)]
         feeds = {n: x.numpy() for n, x in zip((n for n in node.input if n), inputs, strict=True)}
         if i not in self._references:  # a function of one node, because a bare one is taken to be of the newest opset
@@ -85,6 +99,18 @@ class Evaluator:
 def arithmetic(node: NodeProto, inputs: Sequence[Tensor]) -> Tensor:
     """What ``node``, a product or another operator that torch computes, makes of ``inputs``: FP32, not rounded."""
     return _ARITHMETIC[node.op_type]([x.float() for x in inputs], _attributes(node))
+
+
+def _cheap(array: Array, declared: int | None) -> bool:
+    """Whether a constant takes no further memory worth speaking of as a tensor."""
+    return array.size < _SMALL or (declared is None and array.flags.writeable and array.flags.c_contiguous)
+
+
+def constant_tensor(graph: OnnxGraph, name: str) -> Tensor:
+    """A constant of ``graph`` in its declared type."""
+    declared = graph.types.get(name)
+    tensor = as_tensor(graph.constants[name])
+    return tensor if declared is None else tensor.to(_TYPES[declared])
 
 
 def as_tensor(array: Array) -> Tensor:
@@ -141,6 +167,30 @@ def _average_pool(x: Sequence[Tensor], a: _Attributes) -> Tensor:
     return pool(x[0]) / pool(torch.ones_like(x[0][:1, :1]))
 
 
+def _instance_norm(x: Sequence[Tensor], a: _Attributes) -> Tensor:
+    return F.instance_norm(x[0], weight=x[1], bias=x[2], eps=a.get("epsilon", 1e-5))
+
+
+def _resize(x: Sequence[Tensor], a: _Attributes) -> Tensor:
+    """Enlarging each pixel to as many as the scales say; other resizing stays with onnx's reference."""
+    resized = x[0]
+    for axis, scale in enumerate(x[-1].tolist()):
+        resized = resized if scale == 1 else resized.repeat_interleave(int(scale), axis)
+    return resized
+
+
+def _repeats(node: NodeProto, inputs: Sequence[Tensor]) -> bool:
+    """Whether a Resize only repeats pixels a whole number of times."""
+    a = _attributes(node)
+    return (
+        len(node.input) == 3  # no sizes
+        and a.get("mode", b"nearest") == b"nearest"
+        and a.get("coordinate_transformation_mode") == b"asymmetric"
+        and a.get("nearest_mode") == b"floor"
+        and all(scale >= 1 and scale == int(scale) for scale in inputs[-1].tolist())
+    )
+
+
 def _layer_norm(x: Sequence[Tensor], a: _Attributes) -> Tensor:
     shape = x[0].shape[a.get("axis", -1) :]
     return F.layer_norm(x[0], shape, x[1], x[2] if len(x) > 2 else None, a.get("epsilon", 1e-5))
@@ -162,6 +212,8 @@ _ARITHMETIC: dict[str, Callable[[Sequence[Tensor], _Attributes], Tensor]] = {
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
     "LayerNormalization": _layer_norm,
+    "InstanceNormalization": _instance_norm,
+    "Resize": _resize,
 }
 
 

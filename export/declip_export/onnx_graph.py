@@ -6,6 +6,7 @@ import copy
 import math
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class OnnxGraph:
 
     ``raw`` names the projected embeddings: what follows from them is the head, FP32 in every precision. ``types``
     maps every value that is not a constant to its ONNX element type, and a constant that is written in another type
-    than its array's to that one.
+    than its array's to that one: FP16 arrays may be the FP32 constants of a model too large to hold in FP32.
     """
 
     nodes: list[NodeProto]
@@ -55,6 +56,13 @@ class OnnxGraph:
             dict(self.types),
             self.opset,
         )
+
+    def type_of(self, name: str) -> int | None:
+        """The ONNX element type of a value or constant, None where it is not known."""
+        declared = self.types.get(name)
+        if declared is None and name in self.constants:
+            return int(helper.np_dtype_to_tensor_dtype(self.constants[name].dtype))
+        return declared
 
     def prune(self) -> None:
         """Drop nodes and constants that no output needs."""
@@ -86,18 +94,28 @@ def trace(engine: EngineGraph, folder: Path) -> OnnxGraph:
     Raises ExportError for a tower that torch cannot export with a dynamic batch.
     """
     names = ["scores", "perceptual", *(["semantic"] if engine.semantic is not None else [])]
-    raw = [f"raw_{n}" for n in names[1:]]
-    example = torch.zeros(2, engine.size, engine.size, 3, dtype=torch.uint8)
+    return trace_images(_Traced(engine), engine.size, names, folder, [f"raw_{n}" for n in names[1:]])
+
+
+def trace_images(
+    module: nn.Module, size: int, outputs: Sequence[str], folder: Path, raw: Sequence[str] = ()
+) -> OnnxGraph:
+    """Export ``module``, of ``images`` uint8 [B, size, size, 3], with a dynamic batch.
+
+    It gives ``outputs``, then the values that ``OnnxGraph.raw`` names. ``folder`` gets the FP32 weights and must
+    outlive the result. Raises ExportError for a module that torch cannot export so.
+    """
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # deprecations inside torch's exporter, nothing a user could act on
             program = torch.onnx.export(
-                _Traced(engine).eval(),
+                module.eval(),
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["images"],
-                output_names=[*names, *raw],
+                output_names=[*outputs, *raw],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
             )
@@ -110,7 +128,9 @@ def trace(engine: EngineGraph, folder: Path) -> OnnxGraph:
         raise ExportError("torch's exporter gave no graph. Update torch: pip install -U torch onnxscript")
     path = Path(tempfile.mkdtemp(dir=folder)) / "traced.onnx"
     program.save(str(path), external_data=True)
-    return _tidy(_load(path, tuple(raw)), names)
+    graph = _load(path, tuple(raw))
+    _cast_first(graph)
+    return _tidy(graph, outputs)
 
 
 def parse(model: onnx.ModelProto, folder: Path) -> OnnxGraph:
@@ -151,9 +171,8 @@ def _load(path: Path, raw: tuple[str, ...]) -> OnnxGraph:
     return replace(graph, constants=constants, raw=raw)
 
 
-def _tidy(graph: OnnxGraph, outputs: list[str]) -> OnnxGraph:
+def _tidy(graph: OnnxGraph, outputs: Sequence[str]) -> OnnxGraph:
     graph.outputs = [o for o in graph.outputs if o.name in outputs]
-    _cast_first(graph)
     kept: list[NodeProto] = []
     aliases: dict[str, str] = {}
     for node in graph.nodes:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from onnx import NodeProto, TensorProto, helper
 
-from .onnx_graph import QUANTIZING, Array, OnnxGraph
+from .onnx_graph import QUANTIZING, OnnxGraph
 
 QUANTIZED_OPSET = 19
 """The first in which Q/DQ take FP16 scales, and FP8."""
@@ -20,7 +20,7 @@ _ISLANDS = frozenset(
     {
         "LayerNormalization", "GroupNormalization", "InstanceNormalization", "BatchNormalization", "Softmax",
         "ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool", "Pow", "Sqrt", "Reciprocal",
-        "Exp", "Log", "Resize",
+        "Exp", "Log",
     }
 )  # fmt: skip
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
@@ -43,7 +43,7 @@ def to_fp16(graph: OnnxGraph, keep: Collection[str] = ()) -> OnnxGraph:
     def typed(name: str, wanted: int) -> str:
         if name in source.constants:
             array = source.constants[name]
-            if array.dtype != "float32" or wanted == _FLOAT:
+            if source.type_of(name) != _FLOAT or wanted == _FLOAT:
                 result.constants[name] = array
                 return name
             half = f"{name}.fp16"
@@ -58,16 +58,33 @@ def to_fp16(graph: OnnxGraph, keep: Collection[str] = ()) -> OnnxGraph:
             casts[name, wanted] = cast
         return casts[name, wanted]
 
-    for i, node in enumerate(source.nodes):
-        wanted = _FLOAT if i in full else _HALF
-        node.input[:] = [typed(name, wanted) if name else name for name in node.input]
+    for index, node in enumerate(source.nodes):
+        wanted = _FLOAT if index in full else _HALF
+        # A Resize takes what it is to do as FP32, whatever the type of what it moves.
+        kinds = [wanted if node.op_type != "Resize" or i == 0 else _FLOAT for i in range(len(node.input))]
+        node.input[:] = [typed(name, kind) if name else name for name, kind in zip(node.input, kinds, strict=True)]
         if node.op_type == "Cast" and node.attribute[0].i == _FLOAT:
             node.attribute[0].i = wanted
         for name in node.output:
             if result.types.get(name) == _FLOAT:
                 result.types[name] = wanted
         result.nodes.append(node)
+    _keep_output_types(result)
     return result
+
+
+def _keep_output_types(graph: OnnxGraph) -> None:
+    """Outputs that became FP16 are FP32 again, in a Cast at the graph's end."""
+    renamed: dict[str, str] = {}
+    for output in graph.outputs:
+        if output.type.tensor_type.elem_type == _FLOAT and graph.types.get(output.name) == _HALF:
+            renamed[output.name] = f"{output.name}.half"
+    for node in graph.nodes:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+    for name, half in renamed.items():
+        graph.types[half], graph.types[name] = _HALF, _FLOAT
+        graph.nodes.append(helper.make_node("Cast", [half], [name], f"{name}.cast", to=_FLOAT))
 
 
 def _full_precision(graph: OnnxGraph, keep: Collection[str]) -> set[int]:
@@ -75,7 +92,9 @@ def _full_precision(graph: OnnxGraph, keep: Collection[str]) -> set[int]:
     pixels, head, kept = {i.name for i in graph.inputs}, set(graph.raw), set(keep)
     full: set[int] = set()
     for i, node in enumerate(graph.nodes):
-        values = [n for n in node.input if graph.types.get(n) in (_FLOAT, TensorProto.UINT8)]  # not shapes
+        values = [  # not shapes
+            n for n in node.input if n not in graph.constants and graph.types.get(n) in (_FLOAT, TensorProto.UINT8)
+        ]
         if node.op_type in QUANTIZING and not kept.isdisjoint(node.input):
             kept.update(node.output)  # the same magnitudes
         if node.op_type not in PRODUCTS | QUANTIZING and values and pixels.issuperset(values):
@@ -84,11 +103,15 @@ def _full_precision(graph: OnnxGraph, keep: Collection[str]) -> set[int]:
         elif not head.isdisjoint(values):
             head.update(node.output)
             full.add(i)
-        elif (
-            node.op_type in _ISLANDS or _constant_float(graph, node) or not kept.isdisjoint((*node.input, *node.output))
-        ):
+        elif _is_island(node) or _constant_float(graph, node) or not kept.isdisjoint((*node.input, *node.output)):
             full.add(i)
     return full | _moves_between(graph, full)
+
+
+def _is_island(node: NodeProto) -> bool:
+    if node.op_type == "Resize":  # the nearest pixel is moved, others are computed
+        return any(a.name == "mode" and bool(a.s != b"nearest") for a in node.attribute)
+    return str(node.op_type) in _ISLANDS
 
 
 def _moves_between(graph: OnnxGraph, full: set[int]) -> set[int]:
@@ -115,5 +138,4 @@ def _constant_float(graph: OnnxGraph, node: NodeProto) -> bool:
 
 
 def _is_float(graph: OnnxGraph, name: str) -> bool:
-    constant: Array | None = graph.constants.get(name)
-    return graph.types.get(name) == _FLOAT if constant is None else constant.dtype == "float32"
+    return graph.type_of(name) == int(_FLOAT)

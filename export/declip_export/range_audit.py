@@ -8,7 +8,7 @@ known, so theirs need not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 from torch import Tensor
 
-from .evaluator import Evaluator, arithmetic, as_tensor
+from .evaluator import Evaluator, arithmetic, constant_tensor
 from .onnx_graph import Array, OnnxGraph
 from .precision import PRODUCTS, to_fp16
 
@@ -88,10 +88,17 @@ class RangeAudit:
 def audit_range(graph: OnnxGraph, images: Array) -> RangeAudit:
     """Run the FP32 ``graph`` on at most 16 of ``images`` uint8 [N, S, S, 3], spread over them, and judge its values."""
     chosen = images[np.linspace(0, len(images) - 1, min(len(images), _IMAGES)).round().astype(int)]
+    name = graph.inputs[0].name
+    return audit_feeds(graph, [{name: chosen[start : start + _BATCH]} for start in range(0, len(chosen), _BATCH)])
+
+
+def audit_feeds(graph: OnnxGraph, feeds: Sequence[Mapping[str, Array]]) -> RangeAudit:
+    """Run the FP32 ``graph`` on each of ``feeds``, inputs by name with the batch first, and judge its values."""
     observer, evaluator = _Observer(graph), Evaluator(graph)
-    for start in range(0, len(chosen), _BATCH):
-        evaluator.run(chosen[start : start + _BATCH], observer.watch)
-    return RangeAudit(len(chosen), tuple(observer.ranges()))
+    for feed in feeds:
+        evaluator.run(feed, observer.watch)
+    seen = sum(len(next(iter(feed.values()))) for feed in feeds)
+    return RangeAudit(seen, tuple(observer.ranges()))
 
 
 class _Observer:
@@ -103,10 +110,10 @@ class _Observer:
         self._seen: dict[str, _Seen] = {}
         self._sums: dict[str, float] = {}  # of weights, which every batch meets again
         readers = {name: node for node in reversed(graph.nodes) for name in node.input}
-        for name, array in graph.constants.items():
+        for name in graph.constants:
             if name in self._halves:
                 self._seen[name] = _Seen(_title(readers[name]), LARGEST)
-                self._seen[name].add(as_tensor(array))
+                self._seen[name].add(constant_tensor(graph, name))
 
     def watch(self, node: NodeProto, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         for name, values in zip(node.output, outputs, strict=True):
