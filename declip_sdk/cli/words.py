@@ -9,6 +9,9 @@ _WORDS = {
     "Read it and give its bytes": "Save it to a file and name that",
     "choose another folder with cache_dir=": "make the folder that `declip cache path` names writable",
     "name a folder with cache_dir= or --folder": "name a folder with --folder",
+    "Give its new place as ": "Give its new place with --",
+    "Give it again as ": "Give it again with --",
+    "Give the old one as ": "Give the old one with --",
     "Use version_compatible too": "Use --version-compatible too",
 }
 

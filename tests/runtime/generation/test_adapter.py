@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
+import queue
 import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tokenizers
-from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 
 from declip_runtime import backends
@@ -453,16 +455,19 @@ def test_a_scheduler_that_cannot_be_is_told_before_anything_is_loaded(
             assert len(adapter.generate("a dog", scheduler="ddim")) == 1
 
 
-def test_what_a_configuration_says_beside_is_not_talked_of(sd: Models, tmp_path: Path, capfd: Any) -> None:
-    verbosity = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_warning()
+def test_what_a_configuration_says_beside_is_not_talked_of(sd: Models, tmp_path: Path) -> None:
+    logger, said = logging.getLogger("diffusers"), queue.SimpleQueue[logging.LogRecord]()
+    handler, level = QueueHandler(said), logger.level  # type: ignore[arg-type]
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
     try:
         with DPAdapter(engine_with(tmp_path, sd, magic=5), backend="fake") as adapter:
             adapter.generate("a dog", scheduler="euler")
             adapter.generate("a dog")
     finally:
-        diffusers_logging.set_verbosity(verbosity)
-    assert capfd.readouterr().err == ""
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert said.empty()
 
 
 def test_a_tokenizer_that_lacks_a_word_is_told_before_anything_is_loaded(
