@@ -69,22 +69,19 @@ def to_fp16(graph: OnnxGraph, keep: Collection[str] = ()) -> OnnxGraph:
             if result.types.get(name) == _FLOAT:
                 result.types[name] = wanted
         result.nodes.append(node)
-    _keep_output_types(result)
     return result
 
 
-def _keep_output_types(graph: OnnxGraph) -> None:
-    """Outputs that became FP16 are FP32 again, in a Cast at the graph's end."""
-    renamed: dict[str, str] = {}
-    for output in graph.outputs:
-        if output.type.tensor_type.elem_type == _FLOAT and graph.types.get(output.name) == _HALF:
-            renamed[output.name] = f"{output.name}.half"
+def with_fp32_outputs(graph: OnnxGraph) -> OnnxGraph:
+    """``graph``, changed: outputs that became FP16 are FP32 again, by a Cast each. Those of a head are FP32 anyway."""
+    renamed = {o.name: f"{o.name}.half" for o in graph.outputs if graph.types.get(o.name) == _HALF}
     for node in graph.nodes:
         for names in (node.input, node.output):
             names[:] = [renamed.get(name, name) for name in names]
     for name, half in renamed.items():
         graph.types[half], graph.types[name] = _HALF, _FLOAT
         graph.nodes.append(helper.make_node("Cast", [half], [name], f"{name}.cast", to=_FLOAT))
+    return graph
 
 
 def _full_precision(graph: OnnxGraph, keep: Collection[str]) -> set[int]:

@@ -84,8 +84,6 @@ def load_adapter(source: str | Path, base: Base) -> Adapter:
 def attach(adapter: Adapter, base: Base, conditions: int) -> None:
     """Put the adapter ``conditions`` times into the UNet, so that diffusers takes as many lists of embeddings."""
     unet = base.pipeline.unet
-    # With the projection of an adapter in place of none, diffusers would take it for one that the UNet brought along.
-    unet.config.encoder_hid_dim_type = None
     with quiet():
         try:
             unet._load_ip_adapter_weights([{part: dict(adapter.state[part]) for part in _PARTS}] * conditions)

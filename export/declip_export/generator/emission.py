@@ -20,8 +20,9 @@ from declip_runtime.errors import ExportError
 from declip_runtime.signature import TensorSpec
 
 from .builder import Builder, Value
+from .layer_operators import LAYERS
 from .library import reason
-from .operators import FUNCTIONS, LAYERS, METHODS
+from .operators import FUNCTIONS, METHODS
 
 
 def emit(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from declip_export.onnx_graph import OnnxGraph, trace_images
 from declip_export.photos import sample_images
+from declip_export.precision import with_fp32_outputs
 from declip_export.range_audit import RangeAudit, audit_feeds
 from declip_export.vit import ExportViT
 from declip_export.weights import WEIGHTS, StorageDtype, WeightStore, head
@@ -177,7 +178,7 @@ def _half(
     if component.name == "vae_decoder" and base.family == "sdxl" and base.pipeline.vae.config.force_upcast:
         return graph  # SDXL's decoder overflows on real pictures, which no made-up latents show, and says so itself
     audits[component.name] = audit_feeds(graph, feeds)
-    return audits[component.name].to_fp16(graph)
+    return with_fp32_outputs(audits[component.name].to_fp16(graph))
 
 
 def _feeds(

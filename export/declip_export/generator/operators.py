@@ -1,6 +1,6 @@
 """Operators of torch in ONNX: tables of what makes the nodes of one operation each.
 
-Every function takes the emission, the name of the result, and torch's arguments; a layer's also the layer and its path.
+Every function takes the emission, the name of the result, and torch's arguments.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from onnx import TensorProto
-from torch import nn
 from torch.nn import functional as F
 
 from declip_runtime.errors import ExportError
@@ -58,11 +56,13 @@ def _unary(kind: str) -> Callable[..., Value]:
     return lambda e, name, x: e.builder.node(kind, [x], name)
 
 
-def _silu(e: Emission, name: str, x: Value, inplace: bool = False) -> Value:
+def silu(e: Emission, name: str, x: Value, inplace: bool = False) -> Value:
+    """x sigmoid(x)."""
     return e.builder.node("Mul", [x, e.builder.node("Sigmoid", [x], f"{name}/sigmoid")], name)
 
 
-def _gelu(e: Emission, name: str, x: Value, approximate: str = "none") -> Value:
+def gelu(e: Emission, name: str, x: Value, approximate: str = "none") -> Value:
+    """The exact form as runtimes recognise it, or the one by a hyperbolic tangent."""
     b = e.builder
     if approximate == "none":
         curve = b.node(
@@ -209,53 +209,6 @@ def _float(e: Emission, name: str, x: Value) -> Value:
     return e.builder.node("Cast", [x], name, result=_FLOAT, to=_FLOAT)
 
 
-def _linear(e: Emission, name: str, layer: nn.Linear, path: str, x: Value) -> Value:
-    weight = e.tensor(f"{path}.weight", transposed=True)
-    if layer.bias is None:
-        return e.builder.node("MatMul", [x, weight], name)
-    return e.builder.node(
-        "Add", [e.builder.node("MatMul", [x, weight], f"{name}/product"), e.tensor(f"{path}.bias")], name
-    )
-
-
-def _conv(e: Emission, name: str, layer: nn.Conv2d, path: str, x: Value) -> Value:
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        raise ExportError(f"a convolution pads with {layer.padding_mode}, {layer.padding}. Give another base model.")
-    inputs = [x, e.tensor(f"{path}.weight"), None if layer.bias is None else e.tensor(f"{path}.bias")]
-    return e.builder.node(
-        "Conv", [i for i in inputs if i is not None], name, kernel_shape=list(layer.kernel_size),
-        strides=list(layer.stride), pads=list(layer.padding) * 2, dilations=list(layer.dilation), group=layer.groups,
-    )  # fmt: skip
-
-
-def _layer_norm(e: Emission, name: str, layer: nn.LayerNorm, path: str, x: Value) -> Value:
-    parts = [e.tensor(f"{path}.{part}") for part in ("weight", "bias") if getattr(layer, part) is not None]
-    if len(parts) != 2:
-        raise ExportError("a LayerNorm of the model has no weight or no bias. Give another base model.")
-    axis = -len(layer.normalized_shape)
-    return e.builder.node("LayerNormalization", [x, *parts], name, axis=axis, epsilon=layer.eps)
-
-
-def _group_norm(e: Emission, name: str, layer: nn.GroupNorm, path: str, x: Value) -> Value:
-    """As an instance norm over groups: before opset 21, ONNX's GroupNormalization has a weight a group only."""
-    b, groups = e.builder, layer.num_groups
-    grouped = b.node("Reshape", [x, b.literal([0, groups, -1], "int64")], f"{name}/grouped", rank=3)
-    ones, zeros = (b.constant(f"{value}.{groups}", np.full(groups, value, np.float32)) for value in (1.0, 0.0))
-    normed = b.node("InstanceNormalization", [grouped, ones, zeros], f"{name}/normed", epsilon=layer.eps)
-    sizes = b.node("Shape", [x], f"{x.name}/sizes", rank=1, result=_INT)
-    y = b.node("Reshape", [normed, sizes], f"{name}/shaped", rank=x.rank)
-    y = b.node("Mul", [y, e.tensor(f"{path}.weight", (-1, 1, 1))], f"{name}/scaled")
-    return b.node("Add", [y, e.tensor(f"{path}.bias", (-1, 1, 1))], name)
-
-
-LAYERS: dict[type[nn.Module], Callable[..., Value]] = {
-    nn.Conv2d: _conv,
-    nn.LayerNorm: _layer_norm,
-    nn.GroupNorm: _group_norm,
-    nn.Linear: _linear,
-    nn.SiLU: lambda e, name, layer, path, x: _silu(e, name, x),
-    nn.GELU: lambda e, name, layer, path, x: _gelu(e, name, x, layer.approximate),
-}
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
     operator.add: _binary("Add"),
     operator.sub: _binary("Sub"),
@@ -273,8 +226,8 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     torch.fmod: _remainder,
     torch.relu: _unary("Relu"),
     torch.sigmoid: _unary("Sigmoid"),
-    F.silu: _silu,
-    F.gelu: _gelu,
+    F.silu: silu,
+    F.gelu: gelu,
     F.interpolate: _interpolate,
     F.pad: _pad,
     F.embedding: _embedding,

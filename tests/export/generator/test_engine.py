@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from declip_export.fold import ExportTower
 from declip_export.generator import engine as engine_module
 from declip_export.generator import parity
 from declip_export.generator.adapter import load_adapter
@@ -147,6 +148,22 @@ def test_free_sizes_fp32_storage_and_no_fp16(models: Tiny, tmp_path: Path) -> No
                 decoded = loaded.base.pipeline.vae.decode(torch.from_numpy(latents) / 0.18215).sample
             wanted = (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
             assert relative_error(backend.compute({"latents": latents})["images"], wanted) < 1e-4
+
+
+def test_a_tower_that_is_no_vision_transformer(halves: dict[str, Loaded], small: Any, tmp_path: Path) -> None:
+    """Goes through torch's exporter, and into the engine with FP16 weights all the same."""
+    loaded, model = halves["sd"], small("timm-convnext")
+    body = ExportTower(model.declip.visual, model.preprocess)
+    embedder = embedder_of(body, model.preprocess, "convnext", "random", model.declip.perceptual)
+    engine = export_generator(loaded.base, loaded.adapter, embedder, tmp_path / "x.engine")
+    rows = [GeneratorParity(**row) for row in engine.generator.provenance["parity"]]
+    assert any(row.component == "image_encoder" and row.bar == "half" for row in rows)
+    plain = export_generator(loaded.base, loaded.adapter, loaded.embedder, tmp_path / "y.engine", parity=False)
+    added = sum(p.numel() for p in embedder.encoder.parameters()) - sum(
+        p.numel() for p in loaded.embedder.encoder.parameters()
+    )
+    weights = [made.manifest.entries["weights.bin"].size for made in (engine, plain)]
+    assert weights[0] - weights[1] < 2.1 * added
 
 
 def test_the_same_models_give_the_same_engine(models: Tiny, engines: dict[str, EngineFile], tmp_path: Path) -> None:

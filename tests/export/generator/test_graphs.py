@@ -15,15 +15,18 @@ from onnx import TensorProto, helper
 
 from declip_export.evaluator import Evaluator
 from declip_export.generator.components import Component, components_of, fix_sizes
+from declip_export.generator.embedder import embedder_of
 from declip_export.generator.emission import emit
 from declip_export.generator.layers import Sinusoid
 from declip_export.generator.library import library
 from declip_export.onnx_graph import OnnxGraph
-from declip_export.precision import to_fp16
+from declip_export.precision import to_fp16, with_fp32_outputs
 from declip_export.range_audit import audit_feeds
+from declip_export.vit import ExportViT
 from declip_export.weights import WEIGHTS, WeightStore, head
 from declip_runtime.errors import ExportError
 from declip_runtime.signature import Range, TensorSpec
+from tests.export.conftest import REWRITTEN
 from tests.export.test_tensorrt_operators import NAMES, VERSIONS, Support
 
 from . import tiny
@@ -93,6 +96,25 @@ def test_one_graph_for_every_size(loaded: Loaded, name: str, tmp_path: Path) -> 
             assert relative(a, b) < 1e-5
 
 
+@pytest.mark.parametrize("family", sorted(REWRITTEN))
+def test_every_kind_of_vision_transformer(small: Any, family: str) -> None:
+    """And both forms of projectors, by the same table of operators."""
+    model = small(family)
+    body = ExportViT(model.declip.visual, model.preprocess)
+    embedder = embedder_of(
+        body, model.preprocess, family, "random", model.declip.perceptual, model.declip.semantic, dtype="float32"
+    )
+    images = model.images(3)
+    with torch.no_grad():
+        wanted = embedder.encoder(torch.from_numpy(images))
+    embedding = TensorSpec("float32", ("batch", embedder.dim))
+    outputs = dict.fromkeys(("identity", "perceptual", "semantic"), embedding)
+    specs = {"images": TensorSpec("uint8", ("batch", model.preprocess.size, model.preprocess.size, 3))}, outputs
+    graph = emit(embedder.encoder, *specs, "float32")
+    for a, b in zip(Evaluator(graph).run({"images": images}), wanted, strict=True):
+        assert relative(a, b.numpy()) < 1e-5
+
+
 def test_weights_are_neither_copied_nor_renamed(models: Tiny) -> None:
     """What makes a full-size export fit into little more memory than the model."""
     loaded = load(models, "sd", "float16")
@@ -138,7 +160,7 @@ def test_a_fixed_size_is_in_the_graph_and_free_ones_keep_their_names(loaded_sd: 
 def test_tensorrt_knows_every_operator_and_type(loaded: Loaded, name: str, typed: bool, tmp_path: Path) -> None:
     component = made(loaded, name)
     graph = emit(component.module, component.inputs, component.outputs, "float16")
-    model = onnx.load(str(written(to_fp16(graph) if typed else graph, tmp_path, "float16")))
+    model = onnx.load(str(written(with_fp32_outputs(to_fp16(graph)) if typed else graph, tmp_path, "float16")))
     model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     values = [*model.graph.value_info, *model.graph.input, *model.graph.output]
     types = {v.name: v.type.tensor_type.elem_type for v in values}
@@ -208,7 +230,7 @@ def test_fp16_typed_graphs(models: Tiny, family: Any, tmp_path: Path) -> None:
     loaded = load(models, family, "float16")
     component = made(loaded, "unet")
     graph = emit(component.module, component.inputs, component.outputs, "float16")
-    typed = to_fp16(graph)
+    typed = with_fp32_outputs(to_fp16(graph))
     types = {name: typed.type_of(name) for node in typed.nodes for name in (*node.input, *node.output) if name}
     for node in typed.nodes:
         if node.op_type in ("Conv", "MatMul"):
@@ -258,14 +280,14 @@ def test_enlarging_moves_values_in_fp16_and_other_resizing_computes() -> None:
         return small(nodes, constants, {}, {"x": [1, 2, 3, 4]})
 
     nearest = resized("nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
-    typed = to_fp16(nearest)
+    typed = with_fp32_outputs(to_fp16(nearest))
     kinds = [(n.op_type, typed.type_of(n.output[0])) for n in typed.nodes]
     assert kinds[-2:] == [("Resize", TensorProto.FLOAT16), ("Cast", TensorProto.FLOAT)]
     assert typed.type_of("scales") == TensorProto.FLOAT, "ONNX allows no other type"
     x = RNG.normal(size=(1, 2, 3, 4)).astype(np.float32)
     np.testing.assert_array_equal(Evaluator(nearest).run({"x": x})[0], x.repeat(2, 2).repeat(2, 3))
-    computed_one = to_fp16(resized("linear"))
-    assert computed_one.type_of("y") == TensorProto.FLOAT
+    assert to_fp16(nearest).type_of("y") == TensorProto.FLOAT16
+    assert to_fp16(resized("linear")).type_of("y") == TensorProto.FLOAT
 
 
 def test_constants_of_another_type_than_their_arrays() -> None:
