@@ -22,6 +22,8 @@ from declip_training.model.tower import load_clip
 from . import tiny
 
 FAMILIES: tuple[Family, ...] = ("sd", "sdxl")
+EACH_FAMILY = ("sd", pytest.param("sdxl", marks=pytest.mark.slow))
+"""For what takes seconds: XL, whose components and graphs are compared in the first tier, joins in the second."""
 
 
 @dataclass(frozen=True)

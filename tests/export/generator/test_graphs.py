@@ -291,14 +291,23 @@ def test_enlarging_moves_values_in_fp16_and_other_resizing_computes() -> None:
 
 
 def test_constants_of_another_type_than_their_arrays() -> None:
-    """FP16 arrays that are FP32 constants: evaluated, typed and written as such."""
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Add", ["p", "z"], ["y"])]
-    weight = RNG.normal(size=(300, 300)).astype(np.float16)
-    graph = small(nodes, {"w": weight.T}, {"w": TensorProto.FLOAT}, {"x": [2, 300], "z": [2, 300]})
+    """FP16 arrays that are FP32 constants: evaluated, typed and written as such, also as a node's first input."""
+    nodes = [
+        helper.make_node("Add", ["x", "b"], ["shifted"]),
+        helper.make_node("MatMul", ["shifted", "w"], ["product"]),
+        helper.make_node("Mul", ["b", "product"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "z"], ["y"]),
+    ]
+    weight, bias = RNG.normal(size=(300, 300)).astype(np.float16), RNG.normal(size=300).astype(np.float16)
+    shapes = {"x": [2, 300], "z": [2, 300]}
+    graph = small(nodes, {"w": weight.T, "b": bias}, dict.fromkeys("wb", TensorProto.FLOAT), shapes)
     x, z = (RNG.normal(size=(2, 300)).astype(np.float32) for _ in "xz")
     found = Evaluator(graph).run({"z": z, "x": x})[0]
-    np.testing.assert_allclose(found, x @ weight.T.astype(np.float32) + z, rtol=1e-4, atol=1e-4)
+    full = bias.astype(np.float32)
+    assert relative(found, full * ((x + full) @ weight.T.astype(np.float32)) + z) < 1e-6
     typed = to_fp16(graph)
+    assert typed.type_of("shifted") == TensorProto.FLOAT, "inputs are FP32 until the first product, constants or not"
+    assert typed.type_of("product") == TensorProto.FLOAT16
     assert typed.type_of("w.fp16") == TensorProto.FLOAT16
     assert typed.constants["w.fp16"] is graph.constants["w"]
 

@@ -21,7 +21,7 @@ from declip_training.model.checkpoint import ProjectorCheckpoint, save_projector
 from declip_training.model.projector import Projector
 
 from . import tiny
-from .conftest import FAMILIES, Tiny
+from .conftest import EACH_FAMILY, FAMILIES, Tiny
 from .single_file import as_single_file
 
 # --- base models
@@ -264,7 +264,7 @@ def test_a_tower_of_another_width_is_named_with_both_widths(
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.4])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_a_fused_lora_is_the_lora(models: Tiny, tmp_path: Path, family: Any, strength: float) -> None:
     beside, base = models.base(family), models.base(family)
     path = tiny.save_lora(base.pipeline.unet, tmp_path / "lora.safetensors")
