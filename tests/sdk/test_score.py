@@ -635,14 +635,14 @@ def test_a_backend_that_fails_at_once_replaces_nothing(
 
 
 def _fail_in_call(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, works = iter(range(1, 100)), FakeBackend._run_impl
+    calls, works = iter(range(1, 100)), FakeBackend._compute_impl
 
-    def run_impl(self: FakeBackend, images: Any) -> Any:
+    def compute_impl(self: FakeBackend, inputs: Any, sizes: Any) -> Any:
         if next(calls) == number:
             raise BackendExecutionError("the device is gone. Plug it in.")
-        return works(self, images)
+        return works(self, inputs, sizes)
 
-    monkeypatch.setattr(FakeBackend, "_run_impl", run_impl)
+    monkeypatch.setattr(FakeBackend, "_compute_impl", compute_impl)
 
 
 def _wait_until_scored(process: subprocess.Popen[bytes], output: Path) -> None:
