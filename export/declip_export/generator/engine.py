@@ -112,6 +112,7 @@ def export_generator(
                 for kind, each in typed.items():
                     heads[f"{component.name}-{kind}"] = head(each, store)
                     rows += measure_emulated(each, kind, chosen)
+                require_parity(rows)
                 del graph, typed, each
         texts = {text: TextInput(f"tokenizers/{text}.json", pad) for text, (_, pad) in tokenizers.items()}
         manifest = GeneratorManifest(

@@ -305,6 +305,10 @@ def test_loras_that_cannot_be_fused(models: Tiny, bases: dict[str, Base], tmp_pa
     save_file({"some.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(ExportError, match=r"cannot be fused|changes nothing"):
         fuse_lora(models.base("sd"), tmp_path / "other.safetensors")
+    parts = {f"transformer.block.lora_{part}.weight": torch.zeros(2, 2) for part in "AB"}
+    save_file(parts, tmp_path / "transformer.safetensors")
+    with pytest.raises(ExportError, match=r"changes nothing in .*made for this base model"):
+        fuse_lora(models.base("sd"), tmp_path / "transformer.safetensors")
     foreign = tiny.save_lora(bases["sdxl"].pipeline.unet, tmp_path / "sdxl.safetensors")
     with pytest.raises(ExportError, match=r"cannot be fused|changes nothing"):
         fuse_lora(models.base("sd"), foreign)
