@@ -54,6 +54,7 @@ from .table import TableWriter
 @backend_options
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images through the model at once.")
 @click.option("--exact", is_flag=True, help="Decode every pixel of large JPEGs instead of a reduced scale.")
+@click.option("--gpu-decode", is_flag=True, help="Decode every pixel of JPEGs on the GPU, by nvImageCodec.")
 @click.option("--max-pixels", type=click.IntRange(1), default=DEFAULT_MAX_PIXELS, metavar="N", show_default=True)
 @click.option("--null", "-0", "null", is_flag=True, help="Paths on standard input end in NUL instead of newline.")
 @click.pass_context
@@ -74,6 +75,7 @@ def command(
     threads: int | None,
     batch_size: int | None,
     exact: bool,
+    gpu_decode: bool,
     max_pixels: int,
     null: bool,
 ) -> None:
@@ -93,6 +95,8 @@ def command(
     Exit codes: 0 all scored, 1 some failed, 2 wrong use or a backend that fails, 130 interrupted, 143 terminated. What
     was done by then is written.
     """
+    if exact and gpu_decode:
+        raise click.UsageError("--exact decodes on the CPU and --gpu-decode on the GPU. Give one of them.")
     register_heif()
     chosen = choose_format(format_, output)
     answering = "-" in paths and chosen == "jsonl" and output is None
@@ -110,7 +114,7 @@ def command(
             precision=precision,
             batch_size=batch_size,
             threads=threads,
-            decode="exact" if exact else "fast",
+            decode="gpu" if gpu_decode else "exact" if exact else "fast",
             views=views,
             max_pixels=max_pixels,
         )

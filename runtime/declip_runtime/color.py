@@ -56,6 +56,11 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def changes_colours(profile: bytes, mode: str) -> bool:
+    """Whether ``to_srgb`` would change pixels of this mode for the profile's sake."""
+    return _transform(profile, mode) is not None
+
+
 def _from_sixteen_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 0xFFFF:

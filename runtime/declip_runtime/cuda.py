@@ -101,6 +101,13 @@ def memory_in_use() -> int:
     return (total or 0) - (free or 0)
 
 
+def finish_default_stream() -> None:
+    """Return when what was given to the current GPU without naming a stream is done."""
+    from cuda.bindings import runtime as cudart
+
+    _checked(cudart.cudaStreamSynchronize(cudart.cudaStreamLegacy))
+
+
 class Stream:
     """A queue of work of the GPU; what is in it runs in order, beside other streams."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import features
 
-from . import backends, cuda, tensorrt_library
+from . import backends, cuda, nvimagecodec, tensorrt_library
 from .cache import Cache
 from .engine_file import EngineFile
 from .errors import BackendError, CacheError
@@ -100,6 +100,8 @@ def _libraries(usable: dict[str, str | None]) -> dict[str, str]:
         found["OpenVINO"] = number
     if number := _installed("cuda-bindings"):
         found["cuda-bindings"] = number
+    if number := _installed("nvidia-nvimgcodec-cu12") or _installed("nvidia-nvimgcodec-cu13"):
+        found["nvImageCodec"] = number
     if stated := _driver_version():
         found["NVIDIA driver"] = stated
     newest = cuda.versions()
@@ -118,6 +120,8 @@ def _advice(
     backend = chosen.get("backend")
     if has_driver() and backend != "tensorrt":
         yield f"This machine has NVIDIA's driver, but TensorRT is not used: {usable['tensorrt']}"
+    if cuda.gpu_count() and (reason := nvimagecodec.unavailable()) is not None:
+        yield f'The GPU could decode JPEGs (decode="gpu", --gpu-decode): {reason}'
     if backend != "tensorrt" and usable["openvino"] is not None and not _is_linux_on_arm():
         yield f"On this CPU OpenVINO would be faster: {usable['openvino']}"
     if backend == "openvino" and not instruction_sets & _BF16 and "int8" not in engine.manifest.graphs:

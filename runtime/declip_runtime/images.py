@@ -19,6 +19,7 @@ from .arrays import from_array, require_picture
 from .color import eight_bit, to_srgb
 from .decoders import allocate, identify, orientation, reason, vendor_boundary
 from .errors import ImageDecodeError, ImageNotFoundError, ImageTooLargeError, UsageError
+from .tensors import DeviceTensor, Tensor, dimensions, exchange, is_tensor
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[Any]
 """One picture: a path, encoded bytes, a binary file object, a PIL image, or a uint8 array [H, W, 3]."""
@@ -86,10 +87,10 @@ def open_image(
     name = describe(source)
     if isinstance(source, np.ndarray):
         require_picture(source)
-        _check_size((source.shape[1], source.shape[0]), name, max_pixels)
+        check_size((source.shape[1], source.shape[0]), name, max_pixels)
         return _finish(from_array(source, channels), minimum_side)
     with vendor_boundary(name), _undecoded(source, name) as image:
-        _check_size(image.size, name, max_pixels)
+        check_size(image.size, name, max_pixels)
         full, scale = image.size, 1
         if minimum_side is not None and image is not source:
             drafted = image.draft(None, (minimum_side, minimum_side))
@@ -116,6 +117,8 @@ def describe(source: object) -> str:
         return f"<{type(source).__name__}, {memoryview(source).nbytes} B>"
     if isinstance(source, np.ndarray):
         return f"<array, {source.dtype} {list(source.shape)}>"
+    if isinstance(source, DeviceTensor):
+        return f"<tensor, {source.dtype} {list(source.shape)}, cuda:{source.device}>"
     if isinstance(source, Image.Image):
         return f"<PIL image, {source.mode} {source.width} x {source.height}>"
     if hasattr(source, "read"):
@@ -123,10 +126,18 @@ def describe(source: object) -> str:
     return f"<{type(source).__name__}>"
 
 
-def sources(images: Source | Iterable[Source]) -> Iterable[Any]:
-    """Return one or many pictures as an iterable of single ones; an array [N, H, W, 3] counts as its N pictures."""
+def sources(images: Source | Tensor | Iterable[Source | Tensor]) -> Iterable[Any]:
+    """Return one or many pictures as an iterable of single ones; an array [N, H, W, 3] counts as its N pictures.
+
+    So does a tensor, whose pictures are then arrays or, on a GPU, DeviceTensors. Raises InvalidArrayError for a tensor
+    that does not give its memory.
+    """
     if isinstance(images, np.ndarray):
         many = images.ndim == 4 or (images.ndim > 0 and images.dtype.kind in "OU")
+    elif is_tensor(images):
+        many = dimensions(images) == 4
+        if many:
+            return exchange(images)
     else:
         alone = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
         many = isinstance(images, Iterable) and not isinstance(images, alone) and not hasattr(images, "read")
@@ -137,6 +148,8 @@ def _single(images: Iterable[Any]) -> Iterator[Any]:
     for image in images:
         if isinstance(image, np.ndarray) and image.ndim == 4:
             yield from image
+        elif is_tensor(image) and dimensions(image) == 4:
+            yield from exchange(image)
         else:
             yield image
 
@@ -152,7 +165,7 @@ def _undecoded(source: object, name: str) -> Iterator[Image.Image]:
         with _turn(source):
             yield source
     elif isinstance(source, (str, os.PathLike)):
-        with _open_file(Path(os.fsdecode(source)), name) as file:
+        with open_file(Path(os.fsdecode(source)), name) as file:
             yield identify(file, name)
     else:
         with _turn(source):
@@ -160,8 +173,11 @@ def _undecoded(source: object, name: str) -> Iterator[Image.Image]:
         yield identify(io.BytesIO(content), name)
 
 
-def _open_file(path: Path, name: str) -> BinaryIO:
-    """Opening a pipe would wait for its writer and opening a device may do anything: look before."""
+def open_file(path: Path, name: str) -> BinaryIO:
+    """Open the file called ``name`` in messages. Raises ImageNotFoundError with the reason.
+
+    Opening a pipe would wait for its writer and opening a device may do anything: that is looked at before.
+    """
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -203,7 +219,8 @@ def _read_all(source: Any, name: str) -> bytes | bytearray | memoryview:
     return data
 
 
-def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """Raise ImageDecodeError for a picture without pixels, ImageTooLargeError for one with too many."""
     width, height = size
     if not width * height:
         raise ImageDecodeError(f"{name} has no pixels. Leave it out.")

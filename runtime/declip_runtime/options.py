@@ -10,7 +10,7 @@ from .errors import UsageError
 from .images import Channels
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8", "fp8"]
-Decode = Literal["fast", "exact"]
+Decode = Literal["fast", "exact", "gpu"]
 OnError = Literal["raise", "record"]
 
 MAX_VIEWS = 100

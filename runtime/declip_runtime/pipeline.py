@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,14 @@ from .calibration import calibrate
 from .cpu import available_cpus
 from .engine_file import EngineFile
 from .errors import BackendExecutionError, ImageTooLargeError
-from .images import Source, describe, open_image
+from .gpu_pictures import GpuPictures
+from .images import Source, check_size, describe, open_image
+from .jpeg import read_jpeg
 from .loader import Loader, Prepared
 from .options import OnError, Options
 from .preprocess import prepare
 from .scores import Score
+from .tensors import DeviceTensor, exchange, is_tensor, require_device_picture
 
 _PATIENCE = 0.05
 """Seconds that prepared images wait for company where their source may wait for their answers."""
@@ -35,11 +39,20 @@ class Pipeline:
         # However many threads score at once, no more pictures are decoded at a time. The model takes none of these
         # turns, not even where there is one thread: a picture may be a pipe that waits, and would hold back answers.
         self._decoding = threading.BoundedSemaphore(self._threads)
+        self._gpus: dict[int, GpuPictures] = {}
+        self._opening = threading.Lock()
+        if options.decode == "gpu":
+            self._gpu(self._decodes_on)  # what cannot work shows now
 
     @property
     def batch_size(self) -> int:
         """Views that go through the model at once."""
         return self._options.batch_size or self._backend.preferred_batch
+
+    def close(self) -> None:
+        """Free what pictures took on GPUs. Nobody may be scoring."""
+        while self._gpus:
+            self._gpus.popitem()[1].close()
 
     def stream(
         self, images: Iterable[Source], on_error: OnError, embeddings: bool, *, may_wait: bool
@@ -126,17 +139,51 @@ class Pipeline:
         fast = options.decode == "fast" and options.views == 1  # native-resolution crops need every pixel
         minimum_side = 2 * spec.size if fast else None
 
-        def prepared(source: Source) -> npt.NDArray[np.uint8]:
+        def prepared(source: Any) -> npt.NDArray[np.uint8]:
             try:
                 with self._decoding:
+                    picture = exchange(source) if is_tensor(source) else source
+                    if isinstance(picture, DeviceTensor):
+                        return self._of_tensor(picture)
+                    decoded = self._decoded_on_gpu(picture)
+                    if decoded is not None:
+                        return decoded
                     image = open_image(
-                        source, minimum_side=minimum_side, max_pixels=options.max_pixels, channels=options.channels
+                        picture, minimum_side=minimum_side, max_pixels=options.max_pixels, channels=options.channels
                     )
                     return prepare(image, spec, options.views)
             except MemoryError as error:  # where Pillow or NumPy ran out of it while resizing
                 raise ImageTooLargeError(f"{describe(source)} needs too much memory. Scale it down first.") from error
 
         return prepared
+
+    def _of_tensor(self, tensor: DeviceTensor) -> npt.NDArray[np.uint8]:
+        """The views of a picture that lies on a GPU."""
+        require_device_picture(tensor)
+        check_size((tensor.shape[1], tensor.shape[0]), describe(tensor), self._options.max_pixels)
+        return self._gpu(tensor.device).of_tensor(tensor, self._options.channels)
+
+    def _decoded_on_gpu(self, source: Source) -> npt.NDArray[np.uint8] | None:
+        """The views of a picture where it shall be decoded on a GPU, and is."""
+        if self._options.decode != "gpu":
+            return None
+        jpeg = read_jpeg(source, self._options.max_pixels)
+        return None if jpeg is None else self._gpu(self._decodes_on).of_jpeg(jpeg)
+
+    def _gpu(self, index: int) -> GpuPictures:
+        """What prepares pictures on GPU ``index``."""
+        with self._opening:
+            if index not in self._gpus:
+                options = self._options
+                decodes = options.decode == "gpu" and index == self._decodes_on
+                self._gpus[index] = GpuPictures(index, self._engine.scorer.preprocess, options.views, decodes=decodes)
+            return self._gpus[index]
+
+    @property
+    def _decodes_on(self) -> int:
+        """The GPU that decodes: the model's own, and the first where that runs on the CPU."""
+        _, _, index = self._backend.device.partition(":")
+        return int(index or 0)
 
     @property
     def _images_at_once(self) -> int:

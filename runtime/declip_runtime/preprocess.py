@@ -45,8 +45,7 @@ def prepare(image: Image.Image, spec: Preprocess, views: int = 1) -> NDArray[np.
 def centre_square(image: Image.Image, spec: Preprocess) -> Image.Image:
     """Return the ``size`` x ``size`` centre of ``image`` resized so that its shorter side is ``size``.
 
-    The resized longer side is cut to an integer and the crop's offset rounded half to even, as torchvision does. The
-    whole picture is resized although only its centre is needed: Pillow rounds, and since version 13 even chooses
+    The whole picture is resized although only its centre is needed: Pillow rounds, and since version 13 even chooses
     which axis comes first, by the shape it is given, and both show at sharp edges.
 
     A picture that was shrunk while it was opened is no longer equal anyway. Of it only the centre is computed, where
@@ -54,15 +53,23 @@ def centre_square(image: Image.Image, spec: Preprocess) -> Image.Image:
     """
     size, resampling = spec.size, _FILTERS[spec.interpolation]
     full = shrunk_from(image)
-    shorter = min(full.width, full.height)
-    width, height = size * full.width // shorter, size * full.height // shorter
-    left, upper = round((width - size) / 2), round((height - size) / 2)
+    width, height, left, upper = centre(full.width, full.height, size)
     if full.factor == 1 and width * height <= _WHOLE_PIXELS:
         whole = image.resize((width, height), resampling)
         return whole.crop((left, upper, left + size, upper + size))
     across, down = full.width / full.factor / width, full.height / full.factor / height
     right, lower = min((left + size) * across, image.width), min((upper + size) * down, image.height)
     return image.resize((size, size), resampling, box=(left * across, upper * down, right, lower))
+
+
+def centre(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+    """Width and height of a picture whose shorter side has become ``size``, left and upper edge of its centre.
+
+    The longer side is cut to an integer and the offsets are rounded half to even, as torchvision does.
+    """
+    shorter = min(width, height)
+    resized = size * width // shorter, size * height // shorter
+    return *resized, round((resized[0] - size) / 2), round((resized[1] - size) / 2)
 
 
 def native_boxes(width: int, height: int, size: int, count: int) -> list[Box]:

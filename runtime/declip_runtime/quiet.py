@@ -1,6 +1,6 @@
-"""Vendor libraries, imported so that nothing is sent anywhere and nothing is written into the home folder.
+"""Vendor libraries, imported so that nothing is sent anywhere, nothing written into the home folder, nothing chattered.
 
-Both libraries start telemetry as a side effect of ``import``: OpenVINO's Python package writes a client id and usage
+The first two start telemetry as a side effect of ``import``: OpenVINO's Python package writes a client id and usage
 counts into ``~/intel`` and posts an event; ONNX Runtime (seen with 1.31 on Linux) keeps a device id and an event
 database in the user's cache folder, from native code, before any function of its own could be called to stop it. So
 each is told at its import, by the means that it offers itself. If the user's program imported the library before,
@@ -13,6 +13,8 @@ import importlib
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 _lock = threading.RLock()
@@ -45,15 +47,30 @@ def import_onnxruntime() -> ModuleType:
     The variable is what its library looks at, once, when loaded; it is put back because child processes are not ours.
     """
     with _lock:
-        name = "ORT_DISABLE_TELEMETRY"
-        before = os.environ.get(name)
-        os.environ[name] = "1"
-        try:
+        with _variable("ORT_DISABLE_TELEMETRY", "1"):
             module = importlib.import_module("onnxruntime")
-        finally:
-            if before is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = before
         module.disable_telemetry_events()  # for a library that the program had imported before
         return module
+
+
+def import_nvimgcodec() -> ModuleType:
+    """``nvidia.nvimgcodec`` without its log of every file that it cannot decode, which is told by us.
+
+    Raises ImportError or OSError as the import itself does.
+    """
+    with _lock, _variable("PYNVIMGCODEC_VERBOSITY", "0"):
+        return importlib.import_module("nvidia.nvimgcodec")
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """An environment variable, put back afterwards."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

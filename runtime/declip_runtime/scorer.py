@@ -19,9 +19,10 @@ from .manifest import ScorerManifest
 from .options import Decode, OnError, Options, Precision, absolute_path, require_one_of
 from .pipeline import Pipeline
 from .scores import Score, Scores
+from .tensors import Tensor
 
-Images = Source | Iterable[Source]
-"""One image or many; an array [N, H, W, 3] is many."""
+Images = Source | Tensor | Iterable[Source | Tensor]
+"""One image or many; an array or tensor [N, H, W, 3] is many."""
 
 _ALWAYS_VERIFIED = 64_000_000
 """Bytes of an engine file that are hashed in less time than anybody notices."""
@@ -57,7 +58,8 @@ class Scorer:
             goes to decoding, where it is slow the decoders wait for it, so that either may use them all; in between
             both work at once, and up to twice so many CPUs are busy. To bound that, limit the process (``taskset``).
         decode: "fast" decodes a JPEG at a reduced scale that is still at least twice the model's input; "exact" always
-            decodes every pixel, and is what ``views`` above 1 do anyway.
+            decodes every pixel, and is what ``views`` above 1 do anyway. "gpu" decodes every pixel of usual JPEGs with
+            nvImageCodec on the GPU, and resizes them there; every other file is decoded as by "exact".
         views: 1 is the tower's own resize and centre crop; n adds n-1 crops at native resolution. The mean of the raw
             scores is calibrated; an embedding is the renormalised mean.
         channels: order of the last axis of arrays, "rgb" or "bgr" (OpenCV).
@@ -121,6 +123,8 @@ class Scorer:
         Args:
             images: a path, encoded bytes, binary file object, PIL image, uint8 array [H, W, 3], an array
                 [N, H, W, 3], or an iterable of these. One image gives Scores of length 1: ``scores[0].quality``.
+                What gives its memory by DLPack, as a tensor of PyTorch, counts as an array; on a GPU it is resized
+                there (with cuda-bindings), and only what the model sees is copied.
                 An iterable is read ahead, in a thread of its own: make a list of an iterator that is bound to the
                 thread it was made in, such as a cursor of sqlite3.
             on_error: "raise" raises the first image's error; "record" gives that image NaN and keeps its error, also
@@ -176,6 +180,7 @@ class Scorer:
             self._closed = True
             loaded = self._loaded
         if loaded is not None and loaded.pid == os.getpid():  # after fork it is the parent's
+            loaded.pipeline.close()
             loaded.backend.close()
 
     def __enter__(self) -> Scorer:

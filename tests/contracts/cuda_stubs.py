@@ -72,9 +72,10 @@ class Stub:
             rest = re.sub(r"^    ", "", rest, flags=re.MULTILINE)  # one of them is indented
         parameters = _section(rest, "Parameters")
         parts = [self._parameter(text, parameters) for text in _split(inside[1])]
-        kinds = [kind for kind in _section(rest, "Returns").values() if not kind.startswith("cudaError_t")]
+        error = "CUresult" if hasattr(self._module, "CUresult") else "cudaError_t"
+        kinds = [kind for kind in _section(rest, "Returns").values() if not kind.startswith(error)]
         values = [f"{'builtins.int' if kind == 'Any' else self._type(kind)} | None" for kind in kinds]
-        described = ", ".join(["cudaError_t", *values])
+        described = ", ".join([error, *values])
         result = f"builtins.tuple[{described}]" if _section(rest, "Returns") else "builtins.object"
         return f"def {name}({', '.join(parts)}) -> {result}: ..."
 

@@ -82,8 +82,9 @@ class Bindings:
         _keep(folder / "tensorrt" / "__init__.pyi", lean_stub if lean else full_stub)
         _keep(folder / "cuda" / "__init__.pyi", "")
         _keep(folder / "cuda" / "bindings" / "__init__.pyi", "")
-        runtime = self._stub(generation, "cuda_stubs.py", "cuda.bindings.runtime", generation.cuda)
-        _keep(folder / "cuda" / "bindings" / "runtime.pyi", runtime)
+        for module in ("runtime", "driver"):
+            text = self._stub(generation, "cuda_stubs.py", f"cuda.bindings.{module}", generation.cuda)
+            _keep(folder / "cuda" / "bindings" / f"{module}.pyi", text)
         return folder
 
     def run(self, generation: Generation, program: str, *, package: str = "tensorrt") -> str:

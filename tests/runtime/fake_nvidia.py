@@ -61,13 +61,18 @@ class Nvidia:
     used: int = 0
     streams: dict[int, Any] = field(default_factory=dict)
     graphs: int = 0
+    modules: int = 0
+    reads_ptx: bool = True
+    kernels: dict[str, Callable[[Any, int], Callable[[], None]]] = field(default_factory=dict)
     contexts: int = 0
     built: list[dict[str, Any]] = field(default_factory=list)
     during_build: Callable[[], None] = lambda: None
 
     def leaks(self) -> dict[str, int]:
-        """Memory blocks, streams and graphs that were not freed."""
-        return {"memory": len(self.blocks), "streams": len(self.streams), "graphs": self.graphs}
+        """Memory blocks, streams, graphs and modules that were not freed."""
+        return {
+            "memory": len(self.blocks), "streams": len(self.streams), "graphs": self.graphs, "modules": self.modules
+        }  # fmt: skip
 
     def allocate(self, size: int, *, device: bool) -> tuple[Code, int | None]:
         if device and self.used + size > self.memory:
@@ -112,12 +117,15 @@ def install(monkeypatch: pytest.MonkeyPatch, machine: Nvidia) -> Nvidia:
     """Let ``import tensorrt`` (or tensorrt_lean) and ``cuda.bindings.runtime`` find the stand-ins."""
     cudart = types.ModuleType("cuda.bindings.runtime")
     vars(cudart).update(_cudart(machine))
+    driver = types.ModuleType("cuda.bindings.driver")
+    vars(driver).update(_driver(machine))
     bindings, cuda = types.ModuleType("cuda.bindings"), types.ModuleType("cuda")
-    bindings.runtime = cudart  # type: ignore[attr-defined]
+    bindings.runtime, bindings.driver = cudart, driver  # type: ignore[attr-defined]
     cuda.bindings = bindings  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cuda", cuda)
     monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cudart)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
     name = "tensorrt_lean" if machine.lean else "tensorrt"
     trt = types.ModuleType(name)
     vars(trt).update(_tensorrt(machine))
@@ -152,8 +160,10 @@ def _cudart(machine: Nvidia) -> dict[str, Any]:
         stream.add(lambda: ctypes.memmove(target, source, size) and None)
         return done
 
-    def wait(stream: Stream) -> tuple[Code]:
+    def wait(stream: Stream | int) -> tuple[Code]:
         machine.events.append("wait")
+        if isinstance(stream, int):  # the default one
+            return done
         while stream.queue:
             stream.queue.pop(0)()
         return done
@@ -191,6 +201,7 @@ def _cudart(machine: Nvidia) -> dict[str, Any]:
         "cudaMemcpyKind": SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2),
         "cudaStreamCaptureMode": SimpleNamespace(cudaStreamCaptureModeThreadLocal=1),
         "cudaStreamNonBlocking": 1,
+        "cudaStreamLegacy": 1,
         "cudaHostAllocDefault": 0,
         "cudaGetDeviceCount": lambda: (Code.cudaSuccess if machine.gpus else Code.cudaErrorNoDevice, len(machine.gpus)),
         "cudaGetDeviceProperties": properties,
@@ -213,6 +224,39 @@ def _cudart(machine: Nvidia) -> dict[str, Any]:
         "cudaGraphDestroy": destroy_graph,
         "cudaGraphExecDestroy": destroy_graph,
         "cudaGraphLaunch": launch,
+    }
+
+
+def _driver(machine: Nvidia) -> dict[str, Any]:
+    """Kernels are functions of ``machine.kernels`` by name, called with sizes and the address of arguments."""
+    codes = IntEnum("CUresult", {"CUDA_SUCCESS": 0, "CUDA_ERROR_INVALID_PTX": 218})
+    done = (codes.CUDA_SUCCESS,)
+
+    def load(ptx: bytes) -> tuple[IntEnum, Any]:
+        if not machine.reads_ptx:
+            return codes.CUDA_ERROR_INVALID_PTX, None
+        machine.modules += 1
+        return codes.CUDA_SUCCESS, ptx
+
+    def unload(_module: object) -> tuple[IntEnum]:
+        machine.modules -= 1
+        return done
+
+    def launch(kernel: Any, *rest: Any) -> tuple[IntEnum]:
+        *sizes, shared, stream, arguments, extra = rest
+        assert (shared, extra) == (0, 0)
+        work = kernel(sizes, arguments)  # the arguments are read now, and what they point at when it runs
+        machine.streams[stream].add(work)
+        return done
+
+    return {
+        "CUresult": codes,
+        "CUstream": int,
+        "cuModuleLoadData": load,
+        "cuModuleUnload": unload,
+        "cuModuleGetFunction": lambda _module, name: (codes.CUDA_SUCCESS, machine.kernels[name.decode()]),
+        "cuLaunchKernel": launch,
+        "cuGetErrorString": lambda code: (codes.CUDA_SUCCESS, code.name.encode()),
     }
 
 

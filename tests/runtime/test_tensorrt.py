@@ -101,7 +101,7 @@ def test_everything_is_freed_on_close(machine: Nvidia, engine: EngineFile) -> No
     assert machine.leaks()["memory"] > 0
     backend.close()
     backend.close()
-    assert machine.leaks() == {"memory": 0, "streams": 0, "graphs": 0}
+    assert not any(machine.leaks().values())
 
 
 def test_after_warming_up_a_batch_is_one_launch(machine: Nvidia, engine: EngineFile) -> None:
@@ -119,7 +119,7 @@ def test_what_cannot_be_captured_runs_call_by_call_and_says_so(install: Install,
     check(backend, 5)
     assert "execute 6" in machine.events
     backend.close()
-    assert machine.leaks() == {"memory": 0, "streams": 0, "graphs": 0}
+    assert not any(machine.leaks().values())
 
 
 def test_every_call_names_its_gpu(install: Install, engine: EngineFile) -> None:
@@ -142,7 +142,7 @@ def test_too_little_memory_means_smaller_batches_and_a_warning(install: Install,
         backend = choose(engine)
     check(backend, 50)
     backend.close()
-    assert machine.leaks() == {"memory": 0, "streams": 0, "graphs": 0}
+    assert not any(machine.leaks().values())
 
 
 def test_no_memory_at_all_is_an_error_that_leaves_nothing(install: Install, engine: EngineFile) -> None:
@@ -150,14 +150,14 @@ def test_no_memory_at_all_is_an_error_that_leaves_nothing(install: Install, engi
     with pytest.raises(DeviceMemoryError, match="too little free memory"):
         choose(engine)
     gc.collect()
-    assert machine.leaks() == {"memory": 0, "streams": 0, "graphs": 0}
+    assert not any(machine.leaks().values())
 
 
 def test_no_execution_context_counts_as_no_memory(install: Install, engine: EngineFile) -> None:
     machine = install(open_contexts_limit=0)
     with pytest.raises(DeviceMemoryError, match="execution context"):
         choose(engine)
-    assert machine.leaks() == {"memory": 0, "streams": 0, "graphs": 0}
+    assert not any(machine.leaks().values())
 
 
 def test_memory_for_copies_is_zero_at_first(machine: Nvidia) -> None:
@@ -183,7 +183,7 @@ def test_a_scorer_runs_on_it(machine: Nvidia, engine: EngineFile, photos: list[P
         assert (scorer.backend, scorer.device, scorer.precision) == ("tensorrt", "cuda:0", "fp16")
     assert len(scores) == 30 * len(photos)
     assert np.isfinite(scores.quality).all()
-    assert machine.leaks() == {"memory": 0, "streams": 0, "graphs": 0}
+    assert not any(machine.leaks().values())
 
 
 # --- which plan
@@ -219,7 +219,7 @@ def test_a_plan_is_read_on_the_gpu_that_it_runs_on(install: Install, engine: Eng
 def test_a_dropped_backend_frees_everything(machine: Nvidia, engine: EngineFile) -> None:
     check(choose(engine), 3)
     gc.collect()
-    assert machine.leaks() == {"memory": 0, "streams": 0, "graphs": 0}
+    assert not any(machine.leaks().values())
 
 
 def test_a_plan_is_built_once_and_then_found_in_the_cache(
@@ -246,7 +246,7 @@ def test_a_plan_that_computes_something_else_is_neither_used_nor_kept(
         choose(engine, cache=cache)
     assert [entry.name for entry in cache.list() if not entry.name.startswith("timings")] == []
     gc.collect()
-    assert machine.leaks() == {"memory": 0, "streams": 0, "graphs": 0}
+    assert not any(machine.leaks().values())
 
 
 def test_where_no_cpu_backend_is_installed_the_description_says_that_nothing_was_compared(

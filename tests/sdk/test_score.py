@@ -164,6 +164,18 @@ def test_options_reach_the_scorer(photos: Path, capfdbinary: Any, option: list[s
     assert len(document["images"]) == 1
 
 
+def test_decoding_on_a_gpu_is_asked_for_alone_and_fails_where_there_is_none(
+    photos: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(["score", *FAKE, "--exact", "--gpu-decode", str(photos)]) == 2
+    assert "Give one of them" in capfd.readouterr().err
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    assert run(["score", *FAKE, "--gpu-decode", str(photos)]) == 2
+    said = capfd.readouterr()
+    assert "pip install 'cuda-bindings" in said.err
+    assert said.out == ""
+
+
 # --- formats
 
 

@@ -134,7 +134,7 @@ def export_generator(
             embedding_dim=embedder.dim,
             layers=components["unet"].module.layers,  # type: ignore[arg-type]
             text_inputs=texts,
-            scheduler=_plain(base.pipeline.scheduler.config),
+            scheduler=_scheduler(base.pipeline.scheduler),
             height=sizes.height,
             width=sizes.width,
             steps=steps,
@@ -228,10 +228,11 @@ def _pixels_a_latent(decoder: Component) -> int:
     return int(decoder.module.scale)  # type: ignore[arg-type]
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's configuration as JSON has it, without the notes that diffusers keeps for itself."""
-    plain = {k: v for k, v in dict(config).items() if not k.startswith("_") or k == "_class_name"}
-    return {k: np.asarray(v).tolist() if isinstance(v, list | tuple | np.ndarray) else v for k, v in plain.items()}
+def _scheduler(scheduler: Any) -> dict[str, Any]:
+    """Its configuration as JSON has it, with its class, and without the other notes that diffusers keeps for itself."""
+    plain = {k: v for k, v in dict(scheduler.config).items() if not k.startswith("_")}
+    config = {k: np.asarray(v).tolist() if isinstance(v, list | tuple | np.ndarray) else v for k, v in plain.items()}
+    return {"_class_name": type(scheduler).__name__, **config}
 
 
 def _origin(base: Base, adapter: Adapter, embedder: Embedder) -> dict[str, Any]:

@@ -156,6 +156,19 @@ def test_free_sizes_fp32_storage_and_no_fp16(models: Tiny, tmp_path: Path) -> No
             assert relative_error(backend.compute({"latents": latents})["images"], wanted) < 1e-4
 
 
+def test_a_pipeline_that_was_never_saved(models: Tiny, tmp_path: Path) -> None:
+    """Whose scheduler's configuration does not name its class, and may hold arrays."""
+    betas = np.linspace(1e-4, 0.02, 1000, dtype=np.float32)
+    scheduler = library("diffusers").LCMScheduler(trained_betas=betas)
+    base = Base(tiny.pipeline(tmp_path / "source", scheduler=scheduler), "sd", "memory")
+    adapter = load_adapter(models.adapters["sd"], base)
+    engine = export_generator(
+        base, adapter, models.embedder(), tmp_path / "x.engine", weights_dtype="float32", fp16=False, parity=False
+    )
+    assert engine.generator.scheduler["_class_name"] == "LCMScheduler"
+    np.testing.assert_allclose(engine.generator.scheduler["trained_betas"], betas)
+
+
 @pytest.mark.slow
 def test_a_tower_that_is_no_vision_transformer(halves: dict[str, Loaded], small: Any, tmp_path: Path) -> None:
     """Goes through torch's exporter, and into the engine with FP16 weights all the same."""
