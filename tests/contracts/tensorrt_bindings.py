@@ -132,11 +132,11 @@ class Bindings:
         if not folder.is_dir():
             if importlib.util.find_spec("pip") is None:
                 pytest.fail("pip is missing, which fetches NVIDIA's bindings. Run: python -m ensurepip", pytrace=False)
-            part = folder.with_suffix(".part")
+            part = folder.with_suffix(f".{os.getpid()}")
             shutil.rmtree(part, ignore_errors=True)
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
             _output([*pip, "--only-binary=:all:", "--target", str(part), *requirements], dict(os.environ))
-            part.rename(folder)
+            _into_place(part, folder)
         return folder
 
     def _inert(self, generation: Generation) -> Path:
@@ -148,7 +148,7 @@ class Bindings:
                 pytest.fail(
                     "a C compiler is missing, without which the bindings cannot be imported. Install gcc.", False
                 )
-            part = folder.with_suffix(".part")
+            part = folder.with_suffix(f".{os.getpid()}")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             source = part / "inert.c"
@@ -157,8 +157,18 @@ class Bindings:
             for major in {g.tensorrt.partition(".")[0] for g in GENERATIONS}:
                 for library in LIBRARIES:
                     shutil.copy(part / "inert.so", part / f"lib{library}.so.{major}")
-            part.rename(folder)
+            _into_place(part, folder)
         return folder
+
+
+def _into_place(part: Path, folder: Path) -> None:
+    """Let ``folder`` be what was made in ``part``, or what another process has made of the same meanwhile."""
+    try:
+        part.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(part)
 
 
 def _skip_where_there_are_no_wheels(generation: Generation) -> None:

@@ -277,7 +277,7 @@ def test_a_library_that_does_not_give_its_memory(tmp_path: Path) -> None:
 
 
 def test_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with scorer(tmp_path) as scoring, pytest.raises(BackendUnavailableError, match="pip install 'cuda-bindings"):
         scoring.score(Foreign(picture(4, 4)))
 

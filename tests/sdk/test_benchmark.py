@@ -151,6 +151,8 @@ def test_acceptance_builds_a_plan_once_and_its_bars_hold_the_order(
     acceptance: Any, half: EngineFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = fake_nvidia.install(monkeypatch, Nvidia())
+    from acceptance import parity
+
     sections: dict[str, list[Any]] = {name: [] for name in acceptance.SECTIONS}
     model = acceptance.peers.Model("half", None, half.manifest.preprocess, half)
     cache = Cache(tmp_path / "plans")
@@ -164,7 +166,7 @@ def test_acceptance_builds_a_plan_once_and_its_bars_hold_the_order(
         apart = np.linspace(0.1, 0.9, 6, dtype=np.float32)
         rank = np.argsort(np.argsort(wanted.scores, 0), 0)
         for order, swapped in ((rank, False), (5 - rank, True)):
-            _, bars = acceptance.parity("half", backend, pixels, replace(wanted, scores=apart[order]))
+            _, bars = parity("half", backend, pixels, replace(wanted, scores=apart[order]))
             assert bars[-1].what.endswith("clear pairs of photos swapped")
             assert bars[-1].met is not swapped
 

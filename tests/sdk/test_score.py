@@ -169,7 +169,7 @@ def test_decoding_on_a_gpu_is_asked_for_alone_and_fails_where_there_is_none(
 ) -> None:
     assert run(["score", *FAKE, "--exact", "--gpu-decode", str(photos)]) == 2
     assert "Give one of them" in capfd.readouterr().err
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     assert run(["score", *FAKE, "--gpu-decode", str(photos)]) == 2
     said = capfd.readouterr()
     assert "pip install 'cuda-bindings" in said.err

@@ -99,7 +99,7 @@ def test_a_pair_along_its_axis_is_selective(axis: int) -> None:
 
 @pytest.mark.parametrize("axis", range(len(ATTRIBUTES)))
 def test_the_loss_prefers_the_right_direction_to_its_reverse_and_to_one_that_strays(axis: int) -> None:
-    loss = attribute_loss(_ladders(), ATTRIBUTES[axis], 20.0, batch=60)
+    loss = attribute_loss(_ladders(), ATTRIBUTES[axis], 20.0, each=20)
     right = loss(_pair(axis), 1)
     assert right < loss(_pair(axis, -1.0), 1)
     assert right < loss(_pair(axis, other=(axis + 1) % len(ATTRIBUTES)), 1)

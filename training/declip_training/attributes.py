@@ -21,8 +21,9 @@ from .data.attributes import Attribute
 from .data.distortions import Pixels
 from .losses import antonym_logit, plcc_loss
 
-MARGIN = 4.0
-STILLNESS = 0.5
+RISE = 4.0
+"""How far the logit shall move over a whole ladder, in standard deviations of the untouched photos' logit."""
+STILLNESS = 0.3
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,6 @@ class ChangeLadders:
     severities: Tensor
     measured: Mapping[str, Tensor]
 
-    def direction(self, attribute: Attribute) -> Tensor:
-        """1, -1 or 0 of each ladder [L]: where it moves ``attribute``."""
-        return torch.tensor([float(attribute.moved_by.get(str(kind), 0)) for kind in self.kinds])
-
 
 def measure(pixels: Pixels) -> dict[str, float]:
     """What arithmetic can say of a photo uint8 [H, W, 3]: brightness (mean), contrast (standard deviation), and
@@ -54,30 +51,34 @@ def measure(pixels: Pixels) -> dict[str, float]:
 
 
 def attribute_loss(
-    ladders: ChangeLadders, attribute: Attribute, scale: float, *, batch: int = 160, seed: int = 17
+    ladders: ChangeLadders, attribute: Attribute, scale: float, *, each: int = 24, seed: int = 17
 ) -> Loss:
-    """What the embedded pair of ``attribute`` must satisfy, on ``batch`` of its own ladders and as many others.
+    """What the embedded pair of ``attribute`` must satisfy, on ``each`` ladders of every kind, drawn each step.
 
-    Its own ladders move the logit in their direction, from photo to photo too; other ladders leave it where it is;
-    untouched photos come in the order of what is measured, where something is.
+    Its own ladders move the logit in their direction and the others leave it where it is, in standard deviations of the
+    untouched photos' logit, as ``selectivity`` counts; of the others those that move it most count most. Untouched
+    photos come in the order of what is measured, where something is.
     """
-    direction = ladders.direction(attribute)
-    own, others = (torch.nonzero(mask).flatten() for mask in (direction != 0, direction == 0))
-    steps = ladders.severities.diff()
+    kinds = list(dict.fromkeys(ladders.kinds))
+    places = [np.nonzero(ladders.kinds == kind)[0] for kind in kinds]
+    signs = torch.tensor([float(attribute.moved_by.get(str(kind), 0)) for kind in kinds])
+    steps = RISE * ladders.severities.diff()
     measured = ladders.measured.get(attribute.name)
 
     def loss(pairs: Tensor, step: int) -> Tensor:
         rng = np.random.default_rng((seed, step))
-        moving = own[rng.choice(len(own), min(batch, len(own)), replace=False)]
-        still = others[rng.choice(len(others), min(batch, len(others)), replace=False)]
-        sign = direction[moving, None]
-        logit = antonym_logit(ladders.embedded[moving].flatten(0, 1), pairs[0], scale).view(len(moving), -1)
-        calm = antonym_logit(ladders.embedded[still].flatten(0, 1), pairs[0], scale).view(len(still), -1)
-        rising = F.relu(MARGIN * steps - sign * logit.diff()).mean()
-        across = plcc_loss(logit.flatten(), (sign * ladders.severities).flatten())
-        total = 4 * rising + across + STILLNESS * (calm - calm[:, :1]).square().mean()
+        chosen = torch.from_numpy(np.stack([rng.choice(p, min(each, len(p)), replace=False) for p in places]))
+        embedded = ladders.embedded[chosen.flatten()].flatten(0, 1)
+        logit = antonym_logit(embedded, pairs[0], scale).view(*chosen.shape, -1)
+        logit = logit / (logit[..., 0].std() + 1e-3)
+        rising = F.relu(steps - signs[:, None, None] * logit.diff()).mean(dim=(1, 2))[signs != 0]
+        strayed = (logit - logit[..., :1])[signs == 0]
+        still = strayed.square().mean(dim=(1, 2)), strayed[..., -1].mean(dim=1).square()
+        total = rising.mean() + rising.max()
+        if len(strayed):
+            total = total + STILLNESS * torch.stack([part.square().mean().sqrt() for part in still]).sum()
         if measured is not None:
-            total = total + plcc_loss(torch.cat([logit[:, 0], calm[:, 0]]), measured[torch.cat([moving, still])])
+            total = total + plcc_loss(logit[..., 0].flatten(), measured[chosen.flatten()])
         return total
 
     return loss

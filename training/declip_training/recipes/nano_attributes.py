@@ -28,6 +28,8 @@ DISTINCT = 2.0  # times as far as any other change: a "noise" that blur moves ne
 SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 KINDS = tuple(CHANGES)
 MEASURED = ("brightness", "contrast", "colorfulness")
+COOP = CoopConfig(tokens=20, lr=1e-2, steps=4000, check_every=200)
+"""As many tokens as the text tower has room for: of a few the pair of an attribute hardly leaves that of another."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def learn_attributes(
 
         loss = attribute_loss(seen, attribute, scale)
         context = learn_context(
-            clip, tokenizer, [attribute.pair], config or CoopConfig(), loss, choice, log(attribute.name)
+            clip, tokenizer, [attribute.pair], config or COOP, loss, choice, log(attribute.name)
         )
         pair = encode_texts(clip, tokenizer, attribute.pair, context)
         reached = selectivity(unseen, attribute, pair[None], scale)
