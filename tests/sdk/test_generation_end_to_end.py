@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ def test_a_picture_is_what_diffusers_makes_of_the_same(family: str, tmp_path: Pa
     found = np.asarray(open_image(output), np.float32) / 255
     assert np.abs(found - wanted).max() < 0.5 / 255 + 1e-3
     assert np.abs(np.asarray(again, np.float32) / 255 - wanted).max() > 0.02, "the images must have acted"
+
+    example = runpy.run_path(str(PHOTOS.parent / "look_and_content.py"))
+    example["main"](str(engine), str(LOOK), "a red house", str(tmp_path / "pictures"))
+    pictures = [Path(line) for line in capfd.readouterr().out.splitlines()]
+    assert [path.name for path in pictures] == ["look-0.3.png", "look-0.6.png", "look-0.9.png"]
+    assert len({path.read_bytes() for path in pictures}) == 3
+    assert {read_record(path)["seed"] for path in pictures} == {1}
 
 
 def theirs(base: Path, adapter: Path, checkpoint: Path, family: str, side: int) -> Any:
