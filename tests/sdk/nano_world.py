@@ -16,7 +16,7 @@ from declip_training.coop import CoopConfig
 from declip_training.data.batches import BatchShape
 from declip_training.pretrain import PretrainConfig
 from declip_training.projectors import ProjectorConfig
-from declip_training.recipes import nano, nano_data, nano_settings, nano_validation
+from declip_training.recipes import nano, nano_attributes, nano_data, nano_settings, nano_validation
 
 SIDE, SMALLER = 64, 48
 RATED = 180  # of each of the three subsets, a tenth of which chooses
@@ -91,6 +91,8 @@ def shrink(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(nano, "BANK_PLAN", [(10**6 + i, SMALLER) for i in range(8)])
     monkeypatch.setattr(nano, "ProjectorConfig", partial(ProjectorConfig, steps=20, check_every=20))
     monkeypatch.setattr(nano, "CoopConfig", partial(CoopConfig, steps=2))
+    monkeypatch.setattr(nano_attributes, "COOP", CoopConfig(tokens=24, steps=2))
+    monkeypatch.setattr(nano, "ATTRIBUTE_PHOTOS", 1)
     crops = ((1.0, SMALLER),)
     rounds = (PretrainConfig(crops=crops, warmup=1), PretrainConfig(crops=crops, warmup=1, seed=8))
     monkeypatch.setattr(nano_settings, "ROUNDS", rounds)

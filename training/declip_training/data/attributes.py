@@ -93,7 +93,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         {"underexposure": -1, "darker": -1, "overexposure": 1, "brighter": 1},
     ),
     Attribute(
-        "contrast", "degree", ("A photo of high contrast.", "A flat photo of low contrast."),
+        "contrast", "degree", ("A photo of high contrast.", "A flat photo."),
         "How strong the contrast is",
         {"low contrast": -1, "high contrast": 1},
     ),

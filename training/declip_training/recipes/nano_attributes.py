@@ -28,7 +28,7 @@ DISTINCT = 2.0  # times as far as any other change: a "noise" that blur moves ne
 SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 KINDS = tuple(CHANGES)
 MEASURED = ("brightness", "contrast", "colorfulness")
-COOP = CoopConfig(tokens=20, lr=1e-2, steps=4000, check_every=200)
+COOP = CoopConfig(tokens=24, lr=1e-2, steps=4000, check_every=200)
 """As many tokens as the text tower has room for: of a few the pair of an attribute hardly leaves that of another."""
 
 
