@@ -11,7 +11,7 @@ from acceptance import Setting
 from common import Bar, interleaved, times_as_fast
 from photos import make_jpegs
 
-from declip_runtime import nvimagecodec
+from declip_runtime import cuda, nvimagecodec
 from declip_runtime.benchmark import Row, Workload
 from declip_runtime.cache import Cache
 from declip_runtime.gpu_pictures import GpuPictures
@@ -26,11 +26,13 @@ PHOTOS = 64
 LEVELS = 2  # of 255: what two JPEG decoders may differ by, after resizing
 
 
-def from_files(folder: Path, source: Path | None, setting: Setting, cache: Cache, bars: list[Bar]) -> Iterator[Row]:
+def from_files(
+    folder: Path, source: Path | None, count: int, setting: Setting, cache: Cache, bars: list[Bar]
+) -> Iterator[Row]:
     """Photos a second for each way to decode, in turn on one scorer each; the GPU's only where nvImageCodec is."""
-    paths = make_jpegs(folder, PHOTOS, source)
+    paths = make_jpegs(folder, count, source)
     ways: list[Decode] = ["fast", "exact"]
-    reason = nvimagecodec.unavailable()
+    reason = cuda.unavailable() or nvimagecodec.unavailable()
     if reason is None:
         ways.append("gpu")
     else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar, overload
 
 from . import cuda
-from .errors import BackendExecutionError
+from .errors import BackendExecutionError, DeviceMemoryError
 
 if TYPE_CHECKING:
     from cuda.bindings import driver
@@ -19,7 +19,9 @@ _MOST_BLOCKS = 65535  # along y
 
 
 class Kernel:
-    """Function ``name`` of a module in ``ptx``, for the current GPU. Raises BackendExecutionError.
+    """Function ``name`` of a module in ``ptx``, for the current GPU.
+
+    Raises DeviceMemoryError, BackendExecutionError.
 
     ``launch`` may be called from any thread whose current GPU is the same.
     """
@@ -75,11 +77,16 @@ def _checked(result: tuple[driver.CUresult]) -> None: ...
 @overload
 def _checked(result: tuple[driver.CUresult, T | None]) -> T: ...
 def _checked(result: tuple[driver.CUresult] | tuple[driver.CUresult, T | None]) -> T | None:
-    """The value of a call that went well. Raises BackendExecutionError."""
+    """The value of a call that went well. Raises DeviceMemoryError, BackendExecutionError."""
     from cuda.bindings import driver
 
-    if result[0] != driver.CUresult.CUDA_SUCCESS:
+    codes = driver.CUresult
+    if result[0] == codes.CUDA_ERROR_OUT_OF_MEMORY:
+        raise DeviceMemoryError("the GPU has too little free memory for pictures. Free some, or use fewer threads.")
+    if result[0] != codes.CUDA_SUCCESS:
         _, text = driver.cuGetErrorString(result[0])
         reason = str(result[0]) if text is None else text.decode()
-        raise BackendExecutionError(f"CUDA cannot run a function of declip ({reason}). Update NVIDIA's driver.")
+        old = result[0] in (codes.CUDA_ERROR_INVALID_PTX, codes.CUDA_ERROR_UNSUPPORTED_PTX_VERSION)
+        fix = "Update NVIDIA's driver" if old else "Make a new Scorer; if it repeats, check the driver"
+        raise BackendExecutionError(f"CUDA cannot run a function of declip ({reason}). {fix}.")
     return result[1] if len(result) == 2 else None

@@ -100,7 +100,7 @@ def _libraries(usable: dict[str, str | None]) -> dict[str, str]:
         found["OpenVINO"] = number
     if number := _installed("cuda-bindings"):
         found["cuda-bindings"] = number
-    if number := _installed("nvidia-nvimgcodec-cu12") or _installed("nvidia-nvimgcodec-cu13"):
+    if number := _nvimagecodec():
         found["nvImageCodec"] = number
     if stated := _driver_version():
         found["NVIDIA driver"] = stated
@@ -120,8 +120,8 @@ def _advice(
     backend = chosen.get("backend")
     if has_driver() and backend != "tensorrt":
         yield f"This machine has NVIDIA's driver, but TensorRT is not used: {usable['tensorrt']}"
-    if cuda.gpu_count() and (reason := nvimagecodec.unavailable()) is not None:
-        yield f'The GPU could decode JPEGs (decode="gpu", --gpu-decode): {reason}'
+    if cuda.gpu_count() and not _nvimagecodec():
+        yield f'The GPU could decode JPEGs (decode="gpu", --gpu-decode). {nvimagecodec.INSTALL}'
     if backend != "tensorrt" and usable["openvino"] is not None and not _is_linux_on_arm():
         yield f"On this CPU OpenVINO would be faster: {usable['openvino']}"
     if backend == "openvino" and not instruction_sets & _BF16 and "int8" not in engine.manifest.graphs:
@@ -152,6 +152,10 @@ def _driver_version() -> str | None:
         match = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", _DRIVER.read_text(encoding="utf-8", errors="replace"))
         return match[1] if match else None
     return None
+
+
+def _nvimagecodec() -> str | None:
+    return _installed("nvidia-nvimgcodec-cu12") or _installed("nvidia-nvimgcodec-cu13")
 
 
 def _is_linux_on_arm() -> bool:

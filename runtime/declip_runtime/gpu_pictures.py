@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import queue
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import cuda
+from . import cuda, nvimagecodec
 from .color import to_srgb
 from .cuda_kernel import Kernel
+from .errors import BackendError, BackendUnavailableError, ScorerStateError
 from .jpeg import Jpeg
 from .manifest import Preprocess
 from .nvimagecodec import JpegDecoder
@@ -29,7 +31,14 @@ from .tensors import DeviceTensor
 
 _CHANNELS = 3
 _BLOCK = (32, 8)  # threads: along a row of results, and across
-_KEPT_TAPS = 16
+_MOST_BENCHES = 4  # each has a decoder, with memory of its own
+
+
+def require_decoder() -> None:
+    """Raise BackendUnavailableError where no GPU decodes: there is none, or no nvImageCodec."""
+    reason = cuda.unavailable() or nvimagecodec.unavailable()
+    if reason is not None:
+        raise BackendUnavailableError(reason)
 
 
 class GpuPictures:
@@ -46,11 +55,14 @@ class GpuPictures:
         self._device, self._spec, self._views, self._decodes = device, spec, views, decodes
         self._kernel = Kernel((files("declip_runtime") / "kernels" / "resample.ptx").read_bytes(), "resample")
         self._idle: queue.LifoQueue[_Bench] = queue.LifoQueue()
+        self._change = threading.Condition()
+        self._benches, self._working, self._closed = 0, 0, False
         try:
             self._idle.put(self._open())  # what cannot work shows now
         except BaseException:
             self._kernel.close()
             raise
+        self._benches = 1
 
     def of_tensor(self, tensor: DeviceTensor, channels: str) -> NDArray[np.uint8]:
         """A picture uint8 [H, W, 3] on this GPU as uint8 [views, size, size, 3]; ``channels`` is its order."""
@@ -69,7 +81,10 @@ class GpuPictures:
         return np.stack([np.asarray(to_srgb(Image.fromarray(view), jpeg.profile)) for view in views])
 
     def close(self) -> None:
-        """Free what is on the GPU. Nobody may be working."""
+        """Free what is on the GPU, when the pictures that are being prepared are done."""
+        with self._change:
+            self._closed = True
+            self._change.wait_for(lambda: not self._working)
         cuda.use(self._device)
         while not self._idle.empty():
             self._idle.get().close()
@@ -81,18 +96,35 @@ class GpuPictures:
 
     @contextmanager
     def _bench(self) -> Iterator[_Bench]:
-        """One that nobody else works at, made where all are taken: there are as many as threads came at once."""
-        cuda.use(self._device)
+        """One that nobody else works at, made where all are taken and there are not many yet."""
+        with self._change:
+            if self._closed:
+                raise ScorerStateError("this scorer is closed. Make a new Scorer.")
+            self._working += 1
         try:
-            bench = self._idle.get_nowait()
-        except queue.Empty:
-            bench = self._open()
+            cuda.use(self._device)
+            bench = self._another() if self._idle.empty() else None
+            if bench is None:
+                bench = self._idle.get()
+            try:
+                yield bench
+            finally:
+                self._idle.put(bench)
+        finally:
+            with self._change:
+                self._working -= 1
+                self._change.notify_all()
+
+    def _another(self) -> _Bench | None:
+        """One more, None where there are enough, or the GPU has no room: then those that there are must do."""
+        with self._change:
+            if self._benches >= _MOST_BENCHES:
+                return None
+            self._benches += 1
         try:
-            yield bench
-        except BaseException:
-            bench.close()
-            raise
-        self._idle.put(bench)
+            return self._open()
+        except BackendError:
+            return None  # and it is not tried again
 
 
 class _Bench:
@@ -196,7 +228,7 @@ class _Bench:
         if axis in self._taps:
             self._taps.move_to_end(axis)
             return self._taps[axis]
-        while len(self._taps) >= _KEPT_TAPS:
+        while len(self._taps) >= 2 * self._views + 14:  # those of one picture, and of some more
             self._stream.wait()
             self._taps.popitem(last=False)[1].close()
         host, memory = cuda.PinnedMemory(table.nbytes), cuda.DeviceMemory(table.nbytes)

@@ -19,7 +19,7 @@ from .arrays import from_array, require_picture
 from .color import eight_bit, to_srgb
 from .decoders import allocate, identify, orientation, reason, vendor_boundary
 from .errors import ImageDecodeError, ImageNotFoundError, ImageTooLargeError, UsageError
-from .tensors import DeviceTensor, Tensor, dimensions, exchange, is_tensor
+from .tensors import DeviceTensor, Tensor, exchanged, is_tensor
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[Any]
 """One picture: a path, encoded bytes, a binary file object, a PIL image, or a uint8 array [H, W, 3]."""
@@ -129,29 +129,30 @@ def describe(source: object) -> str:
 def sources(images: Source | Tensor | Iterable[Source | Tensor]) -> Iterable[Any]:
     """Return one or many pictures as an iterable of single ones; an array [N, H, W, 3] counts as its N pictures.
 
-    So does a tensor, whose pictures are then arrays or, on a GPU, DeviceTensors. Raises InvalidArrayError for a tensor
-    that does not give its memory.
+    So does a tensor. A tensor, or one in a list, becomes an array or, on a GPU, a DeviceTensor here and now; of another
+    iterable when it comes. One that does not give its memory stays what it is.
     """
     if isinstance(images, np.ndarray):
         many = images.ndim == 4 or (images.ndim > 0 and images.dtype.kind in "OU")
     elif is_tensor(images):
-        many = dimensions(images) == 4
-        if many:
-            return exchange(images)
+        return _single([exchanged(images)])
     else:
         alone = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
         many = isinstance(images, Iterable) and not isinstance(images, alone) and not hasattr(images, "read")
-    return _single(images) if many else [images]  # type: ignore[arg-type]
+    if not many:
+        return [images]
+    if isinstance(images, list | tuple):  # now, for a library waits for what it computes for the thread that asks
+        return _single([exchanged(image) for image in images])
+    return _single(images)  # type: ignore[arg-type]
 
 
 def _single(images: Iterable[Any]) -> Iterator[Any]:
     for image in images:
-        if isinstance(image, np.ndarray) and image.ndim == 4:
-            yield from image
-        elif is_tensor(image) and dimensions(image) == 4:
-            yield from exchange(image)
+        taken = exchanged(image)
+        if isinstance(taken, np.ndarray | DeviceTensor) and taken.ndim == 4:
+            yield from taken
         else:
-            yield image
+            yield taken
 
 
 def _turn(source: object) -> threading.Lock:

@@ -12,7 +12,7 @@ from .decoders import identify, orientation, vendor_boundary
 from .images import Source, check_size, describe, open_file
 
 _FORMATS = ("JPEG", "MPO")  # the latter is a JPEG with more pictures behind it
-_END, _SCAN = b"\xff\xd9", b"\xff\xda"
+_START, _END, _SCAN = b"\xff\xd8\xff", b"\xff\xd9", b"\xff\xda"
 _NO_TRANSFORM = 0  # Adobe's mark of three channels that are red, green and blue already
 
 
@@ -42,16 +42,23 @@ def read_jpeg(source: Source, max_pixels: int) -> Jpeg | None:
     if isinstance(source, bytes | bytearray | memoryview):
         content = bytes(source)
     elif isinstance(source, str | os.PathLike):
-        with open_file(Path(os.fsdecode(source)), name) as file:
-            content = file.read()
+        with open_file(Path(os.fsdecode(source)), name) as file, vendor_boundary(name):
+            head = file.read(len(_START))
+            if head != _START:
+                return None
+            content = head + file.read()
     else:
+        return None
+    if not content.startswith(_START):
         return None
     with vendor_boundary(name), identify(io.BytesIO(content), name) as image:
         check_size(image.size, name, max_pixels)
         profile = image.info.get("icc_profile")
         if profile is not None and not changes_colours(profile, image.mode):
             profile = None
-        usual = image.mode == "RGB" and image.info.get("adobe_transform") != _NO_TRANSFORM
+        channels = [layer[0] for layer in getattr(image, "layer", ())]
+        transformed = image.info.get("adobe_transform") != _NO_TRANSFORM and bytes(channels) != b"RGB"
+        usual = image.mode == "RGB" and transformed
         grey = image.mode == "L" and profile is None
         if image.format not in _FORMATS or not (usual or grey) or not _whole(content):
             return None

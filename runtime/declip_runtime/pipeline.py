@@ -16,7 +16,7 @@ from .backends.base import Backend
 from .calibration import calibrate
 from .cpu import available_cpus
 from .engine_file import EngineFile
-from .errors import BackendExecutionError, ImageTooLargeError
+from .errors import BackendExecutionError, ImageTooLargeError, ScorerStateError
 from .gpu_pictures import GpuPictures
 from .images import Source, check_size, describe, open_image
 from .jpeg import read_jpeg
@@ -41,6 +41,7 @@ class Pipeline:
         self._decoding = threading.BoundedSemaphore(self._threads)
         self._gpus: dict[int, GpuPictures] = {}
         self._opening = threading.Lock()
+        self._closed = False
         if options.decode == "gpu":
             self._gpu(self._decodes_on)  # what cannot work shows now
 
@@ -50,7 +51,9 @@ class Pipeline:
         return self._options.batch_size or self._backend.preferred_batch
 
     def close(self) -> None:
-        """Free what pictures took on GPUs. Nobody may be scoring."""
+        """Free what pictures take on GPUs, when those being prepared there are done."""
+        with self._opening:
+            self._closed = True
         while self._gpus:
             self._gpus.popitem()[1].close()
 
@@ -173,6 +176,8 @@ class Pipeline:
     def _gpu(self, index: int) -> GpuPictures:
         """What prepares pictures on GPU ``index``."""
         with self._opening:
+            if self._closed:
+                raise ScorerStateError("this scorer is closed. Make a new Scorer.")
             if index not in self._gpus:
                 options = self._options
                 decodes = options.decode == "gpu" and index == self._decodes_on

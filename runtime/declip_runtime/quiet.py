@@ -56,6 +56,8 @@ def import_onnxruntime() -> ModuleType:
 def import_nvimgcodec() -> ModuleType:
     """``nvidia.nvimgcodec`` without its log of every file that it cannot decode, which is told by us.
 
+    That decoders of formats which nobody asks it for are not installed it says on standard error all the same.
+
     Raises ImportError or OSError as the import itself does.
     """
     with _lock, _variable("PYNVIMGCODEC_VERBOSITY", "0"):

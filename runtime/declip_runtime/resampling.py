@@ -12,12 +12,15 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 Filter = Literal["bicubic", "bilinear"]
 
 _ONE = 1 << 22
 """The weight 1."""
+
+_ALWAYS_ROWS = int(PIL.__version__.split(".")[0]) < 13
 
 _SHARPNESS = -0.5  # Pillow's parameter of the bicubic filter
 
@@ -66,12 +69,12 @@ class Axis:
 def rows_first(across: Axis, down: Axis) -> bool:
     """Whether rows are resized before columns: else where that is much more work, as in Pillow from version 13 on.
 
-    Older ones always begin with rows, which only shows in pictures that are more than twice as high as wide.
+    Older ones always begin with rows.
     """
-    return not down.shrinks_by > max(0, 2 * across.shrinks_by)
+    return _ALWAYS_ROWS or not down.shrinks_by > max(0, 2 * across.shrinks_by)
 
 
-@lru_cache(maxsize=32)  # the photos of one camera have one size
+@lru_cache(maxsize=256)  # the photos of one camera have one size
 def taps(axis: Axis, kind: Filter) -> NDArray[np.int32]:
     """Which samples make each position that is wanted: int32 [count, 2 + W], read only.
 

@@ -14,6 +14,7 @@ from .backends.base import Backend
 from .cache import Cache
 from .engine_file import EngineFile, bundled_engine
 from .errors import ScorerStateError
+from .gpu_pictures import require_decoder
 from .images import DEFAULT_MAX_PIXELS, Channels, Source, sources
 from .manifest import ScorerManifest
 from .options import Decode, OnError, Options, Precision, absolute_path, require_one_of
@@ -274,6 +275,8 @@ def _load(options: Options) -> _Loaded:
     engine.scorer  # noqa: B018 - refuses what is no scorer before its weights are read
     if options.verify or engine.path.stat().st_size <= _ALWAYS_VERIFIED:
         engine.verify()
+    if options.decode == "gpu":
+        require_decoder()  # before a plan is built for minutes
     backend = backends.choose(
         engine,
         options.backend,
@@ -283,7 +286,12 @@ def _load(options: Options) -> _Loaded:
         cache=Cache(options.cache_dir),
     )
     _started_in = os.getpid()
-    return _Loaded(engine, backend, Pipeline(engine, backend, options), _started_in)
+    try:
+        pipeline = Pipeline(engine, backend, options)
+    except BaseException:
+        backend.close()
+        raise
+    return _Loaded(engine, backend, pipeline, _started_in)
 
 
 def _refuse_fork(pid: int | None) -> None:

@@ -10,12 +10,15 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from . import cuda
 from .errors import BackendUnavailableError, InvalidArrayError
 
 # DLPack's numbers (dlpack.h, version 0 to 1).
-_CUDA = 2
+_ON_GPUS = (2, 13)  # CUDA and its managed memory, which the host may read, but not while a kernel writes
 _KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}
 _LEGACY_STREAM = 1  # CUDA's default stream
+# What libraries are known to raise where they do not export.
+_REFUSALS = (BufferError, RuntimeError, TypeError, ValueError, AssertionError, AttributeError)
 
 
 @runtime_checkable
@@ -58,36 +61,43 @@ def is_tensor(source: object) -> TypeGuard[Tensor]:
     return isinstance(source, Tensor) and not isinstance(source, np.ndarray)
 
 
-def dimensions(source: Tensor) -> int | None:
-    """How many dimensions it says that it has, None where it does not say."""
-    found = getattr(source, "ndim", None)
-    return found if isinstance(found, int) else None
+def exchanged(source: object) -> object:
+    """``exchange`` of a tensor that gives its memory; everything else as it is."""
+    if not is_tensor(source):
+        return source
+    try:
+        return exchange(source)
+    except InvalidArrayError:
+        return source  # whoever prepares it is told why
 
 
 def exchange(source: Tensor) -> NDArray[Any] | DeviceTensor:
-    """The memory of ``source``, not copied; what is still being computed there is waited for.
+    """The memory of ``source``, not copied. What its library still computes there for this thread is waited for.
 
     Raises InvalidArrayError where it does not give it, BackendUnavailableError where it is on a GPU out of our reach.
     """
     try:
-        device, index = source.__dlpack_device__()
-        if int(device) != _CUDA:
+        kind, index = map(int, source.__dlpack_device__())
+        if kind not in _ON_GPUS:
             array: NDArray[Any] = np.from_dlpack(source)
             return array
-        capsule = source.__dlpack__(stream=_LEGACY_STREAM)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        _make_current(index)
+        tensor = of_capsule(source.__dlpack__(stream=_LEGACY_STREAM))
+    except _REFUSALS as error:
         words = " ".join(str(error).split())
         raise InvalidArrayError(
             f"a {type(source).__name__} does not give its memory by DLPack ({words}). Give a NumPy array of it."
         ) from error
-    from . import cuda
+    cuda.finish_default_stream()
+    return tensor
 
+
+def _make_current(index: int) -> None:
+    """Make the tensor's GPU that of this thread: PyTorch exports no other."""
     reason = cuda.unavailable()
     if reason is not None:
         raise BackendUnavailableError(f"a tensor on a GPU was given, but {reason} Or give its copy on the CPU.")
-    cuda.use(int(index))
-    cuda.finish_default_stream()
-    return of_capsule(capsule)
+    cuda.use(index)
 
 
 def of_capsule(capsule: object) -> DeviceTensor:
@@ -114,11 +124,9 @@ def require_device_picture(tensor: DeviceTensor) -> None:
     if tensor.dtype != "uint8":
         problem = "Bring its values to 0..255 and convert it, as with tensor.clamp(0, 255).to(torch.uint8)."
     elif tensor.ndim == 3 and tensor.shape[0] == 3:
-        problem = "Channels come last: use tensor.permute(1, 2, 0)."
+        problem = "Channels come last: use tensor.permute(1, 2, 0), of a batch tensor.permute(0, 2, 3, 1)."
     elif 0 in tensor.shape:
         problem = "It has no pixels."
-    elif tensor.ndim == 4:
-        problem = "Give the pictures of a batch one by one."
     else:
         problem = "Bring it to three dimensions, with red, green and blue in the last."
     raise InvalidArrayError(

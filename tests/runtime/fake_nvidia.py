@@ -62,7 +62,7 @@ class Nvidia:
     streams: dict[int, Any] = field(default_factory=dict)
     graphs: int = 0
     modules: int = 0
-    reads_ptx: bool = True
+    ptx_error: str | None = None
     kernels: dict[str, Callable[[Any, int], Callable[[], None]]] = field(default_factory=dict)
     contexts: int = 0
     built: list[dict[str, Any]] = field(default_factory=list)
@@ -229,12 +229,20 @@ def _cudart(machine: Nvidia) -> dict[str, Any]:
 
 def _driver(machine: Nvidia) -> dict[str, Any]:
     """Kernels are functions of ``machine.kernels`` by name, called with sizes and the address of arguments."""
-    codes = IntEnum("CUresult", {"CUDA_SUCCESS": 0, "CUDA_ERROR_INVALID_PTX": 218})
+    codes = IntEnum(
+        "CUresult",
+        {
+            "CUDA_SUCCESS": 0,
+            "CUDA_ERROR_OUT_OF_MEMORY": 2,
+            "CUDA_ERROR_INVALID_PTX": 218,
+            "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": 222,
+        },
+    )
     done = (codes.CUDA_SUCCESS,)
 
     def load(ptx: bytes) -> tuple[IntEnum, Any]:
-        if not machine.reads_ptx:
-            return codes.CUDA_ERROR_INVALID_PTX, None
+        if machine.ptx_error is not None:
+            return codes[machine.ptx_error], None
         machine.modules += 1
         return codes.CUDA_SUCCESS, ptx
 

@@ -10,7 +10,9 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,11 @@ from declip_runtime.cuda import Stream
 from declip_runtime.errors import (
     BackendExecutionError,
     BackendUnavailableError,
+    DeviceMemoryError,
     ImageDecodeError,
     ImageTooLargeError,
     InvalidArrayError,
+    ScorerStateError,
 )
 from declip_runtime.gpu_pictures import GpuPictures
 from declip_runtime.images import open_image
@@ -58,6 +62,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def machine(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvidia]:
     monkeypatch.setattr(gpu_pictures, "JpegDecoder", lambda device: JpegDecoder(None))
     nvidia = fake_nvidia.install(monkeypatch, Nvidia(kernels={"resample": kernel}))
+    monkeypatch.setattr(Foreign, "machine", nvidia)
     yield nvidia
     assert not any(nvidia.leaks().values())
 
@@ -170,20 +175,30 @@ def test_weights_of_a_filter() -> None:
 
 
 class Foreign:
-    """What a library with GPU arrays hands out: a capsule that says its memory is a GPU's."""
+    """What a library with GPU arrays hands out: a capsule that says its memory is a GPU's.
 
-    def __init__(self, array: np.ndarray[Any, Any], device: int = 0) -> None:
-        self._array, self._device, self.ndim, self.streams = array, device, array.ndim, []  # type: ignore[var-annotated]
+    As PyTorch it exports nothing of another than the current GPU, and waits for the thread that asks only.
+    """
+
+    machine: Nvidia | None = None
+
+    def __init__(self, array: np.ndarray[Any, Any], device: int = 0, kind: int = 2) -> None:
+        self._array, self._device, self._kind, self.ndim = array, device, kind, array.ndim
+        self.streams: list[Any] = []
+        self.threads: list[str] = []
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return 2, self._device
+        return self._kind, self._device
 
     def __dlpack__(self, *, stream: Any = None) -> Any:
+        if self.machine is not None and self.machine.current != self._device:
+            raise BufferError("Can't export tensors on a different CUDA device index")
         self.streams.append(stream)
+        self.threads.append(threading.current_thread().name)
         capsule = self._array.__dlpack__()
         get = ctypes.pythonapi.PyCapsule_GetPointer
         get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-        ctypes.c_int32.from_address(get(capsule, b"dltensor") + 8).value = 2
+        ctypes.c_int32.from_address(get(capsule, b"dltensor") + 8).value = self._kind
         ctypes.c_int32.from_address(get(capsule, b"dltensor") + 12).value = self._device
         return capsule
 
@@ -233,13 +248,61 @@ def test_tensors_score_as_arrays_do(machine: Nvidia, tmp_path: Path) -> None:
         assert "cuda:0" in scoring.score(Foreign(np.stack(arrays)))[0].image
 
 
-def test_a_tensor_is_waited_for(machine: Nvidia) -> None:
+@pytest.mark.parametrize("kind", [2, 13])
+def test_a_tensor_is_waited_for(machine: Nvidia, kind: int) -> None:
     """Its library is told which stream reads it, and what that stream still does is waited for."""
-    foreign = Foreign(picture(4, 4))
+    foreign = Foreign(picture(4, 4), kind=kind)
     machine.events.clear()
     exchange(foreign)
     assert foreign.streams == [1]
     assert machine.events == ["use 0", "wait"]
+
+
+def test_tensors_are_exported_by_the_thread_that_gives_them(machine: Nvidia, tmp_path: Path) -> None:
+    """Its library waits for what that thread computes, and for nothing of the threads that decode."""
+    single, batch, listed = Foreign(picture(9, 9)), Foreign(picture(18, 9).reshape(2, 9, 9, 3)), Foreign(picture(9, 9))
+    with scorer(tmp_path) as scoring:
+        for images in (single, batch, [listed, picture(9, 9)]):
+            scoring.score(images)
+        found = scoring.stream([Foreign(picture(9, 9))])
+        assert next(found).error is None
+    for tensor_ in (single, batch, listed):
+        assert tensor_.threads == [threading.current_thread().name]
+
+
+def test_a_scorer_that_is_closed_while_it_prepares(machine: Nvidia, tmp_path: Path) -> None:
+    """What works is waited for, what comes later is refused, and nothing stays on the GPU."""
+    scoring = scorer(tmp_path)
+    found = scoring.stream(Foreign(picture(30 * 40, 30).reshape(40, 30, 30, 3)))
+    next(found)
+    scoring.close()
+    with pytest.raises(ScorerStateError):
+        list(found)
+
+
+def test_many_threads_share_a_few_benches(machine: Nvidia) -> None:
+    pixels = [picture(40 + n, 50, seed=n) for n in range(24)]
+    with closing(GpuPictures(0, SPEC, 1)) as on_gpu, ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda p: on_gpu.of_tensor(tensor(p), "rgb"), pixels))
+        assert len(machine.streams) <= 4
+    for one, wanted in zip(found, pixels, strict=True):
+        np.testing.assert_array_equal(one, expected(wanted))
+
+
+def test_where_the_gpu_has_no_room_for_another_bench_one_must_do(
+    machine: Nvidia, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(GpuPictures(0, SPEC, 1)) as on_gpu:
+        machine.memory = machine.used
+        machine.memory += 1 << 16  # for what lies between passes, not for another bench of this many results
+        monkeypatch.setattr(gpu_pictures, "_Bench", _no_room)
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(lambda n: on_gpu.of_tensor(tensor(picture(40, 40, n)), "rgb"), range(12)))
+    np.testing.assert_array_equal(found[7], expected(picture(40, 40, 7)))
+
+
+def _no_room(*_: object) -> None:
+    raise DeviceMemoryError("the GPU has too little free memory.")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +312,7 @@ def test_a_tensor_is_waited_for(machine: Nvidia) -> None:
         (np.zeros((20, 20, 3), np.float32), "torch.uint8"),
         (np.zeros((20, 20), np.uint8), "three dimensions"),
         (np.zeros((0, 20, 3), np.uint8), "no pixels"),
-        (np.zeros((1, 20, 20, 3), np.uint8), "one by one"),
+        (np.zeros((1, 1, 20, 20, 3), np.uint8), "three dimensions"),
     ],
 )
 def test_a_tensor_that_is_no_picture(machine: Nvidia, array: Any, fix: str, tmp_path: Path) -> None:
@@ -270,10 +333,15 @@ def test_a_tensor_that_is_too_large(machine: Nvidia, tmp_path: Path) -> None:
 def test_a_library_that_does_not_give_its_memory(tmp_path: Path) -> None:
     class Closed(HostTensor):
         def __dlpack__(self, **options: Any) -> Any:
-            raise BufferError("it requires\ngrad")
+            raise AssertionError("it requires\ngrad")
 
-    with scorer(tmp_path) as scoring, pytest.raises(InvalidArrayError, match="it requires grad"):
-        scoring.score(Closed(picture(4, 4)))
+    good, one, many = picture(9, 9), Closed(picture(4, 4)), Closed(picture(4, 4)[None])
+    with scorer(tmp_path) as scoring:
+        with pytest.raises(InvalidArrayError, match="it requires grad"):
+            scoring.score(one)
+        for images in ([one, many, good], iter([one, many, good])):
+            found = scoring.score(images, on_error="record")
+            assert [error is None for error in found.errors] == [False, False, True]
 
 
 def test_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -283,8 +351,11 @@ def test_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_a_driver_that_does_not_read_the_kernel(machine: Nvidia) -> None:
-    machine.reads_ptx = False
+    machine.ptx_error = "CUDA_ERROR_INVALID_PTX"
     with pytest.raises(BackendExecutionError, match=r"INVALID_PTX.*Update NVIDIA's driver"):
+        GpuPictures(0, SPEC, 1)
+    machine.ptx_error = "CUDA_ERROR_OUT_OF_MEMORY"
+    with pytest.raises(DeviceMemoryError, match="too little free memory"):
         GpuPictures(0, SPEC, 1)
 
 
@@ -380,10 +451,15 @@ def test_which_files_a_gpu_decodes(tmp_path: Path) -> None:
     path.write_bytes(encoded(pixels))
     assert read_jpeg(path, 10**9) == read_jpeg(str(path), 10**9) == read_jpeg(encoded(pixels), 10**9)
     whole = encoded(pixels, exif=exif, comment="end \xff\xd9")
+    named = encoded(pixels, keep_rgb=True)  # by an Adobe mark, and by the names of its channels alone
+    mark = named.index(b"\xff\xee")
+    plain_rgb = named[:mark] + named[mark + 16 :]
+    assert Image.open(io.BytesIO(plain_rgb)).info.get("adobe") is None
     for other in (
         encoded(pixels, format="PNG"),
         encoded(pixels, "CMYK"),
         encoded(pixels, keep_rgb=True),
+        plain_rgb,
         whole[:-2],
         whole[: len(whole) * 2 // 3],
         io.BytesIO(whole),
@@ -400,11 +476,18 @@ def test_grey_with_a_profile_is_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> 
     assert read_jpeg(content, 10**9) is None
 
 
-def test_what_is_wrong_with_a_file_is_told_as_ever(tmp_path: Path) -> None:
-    with pytest.raises(ImageDecodeError, match="empty"):
-        read_jpeg(b"", 10**9)
-    with pytest.raises(ImageDecodeError, match="known format"):
-        read_jpeg(b"no picture at all", 10**9)
+def test_what_is_wrong_with_a_file_is_told_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_jpeg(b"", 10**9) is read_jpeg(b"no picture at all", 10**9) is None  # for the CPU to say what it is
+    with pytest.raises(ImageDecodeError, match="cannot be decoded"):
+        read_jpeg(b"\xff\xd8\xff\xe0", 10**9)
+
+    class Flaky(io.BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("declip_runtime.jpeg.open_file", lambda path, name: Flaky())
+    with pytest.raises(ImageDecodeError, match="Input/output error"):
+        read_jpeg(tmp_path / "x.jpg", 10**9)
     with pytest.raises(ImageTooLargeError, match="max_pixels=100"):
         read_jpeg(encoded(smooth(40, 50)), 100)
 
@@ -436,9 +519,12 @@ def test_what_the_decoder_cannot_do_the_cpu_does(machine: Nvidia, monkeypatch: p
 def test_the_decoder_gives_up_quietly(machine: Nvidia, capfd: pytest.CaptureFixture[str]) -> None:
     with closing(Stream()) as stream:
         decoder = JpegDecoder(None)
+        capfd.readouterr()  # which decoders it lacks it says once
         for content in (b"", b"x", encoded(smooth(9, 9))[:200], encoded(smooth(300, 300))[:-3000]):
             assert decoder.decode(content, stream) is None
-    assert capfd.readouterr().out == ""
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "nvimgcodec" not in said.err, "its log of every file (libjpeg's own line stays)"
 
 
 def test_without_nvimagecodec(machine: Nvidia, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -97,9 +97,7 @@ def learn_attributes(
             return selectivity(unseen, attribute, pairs, scale)["choice"]
 
         loss = attribute_loss(seen, attribute, scale)
-        context = learn_context(
-            clip, tokenizer, [attribute.pair], config or COOP, loss, choice, log(attribute.name)
-        )
+        context = learn_context(clip, tokenizer, [attribute.pair], config or COOP, loss, choice, log(attribute.name))
         pair = encode_texts(clip, tokenizer, attribute.pair, context)
         reached = selectivity(unseen, attribute, pair[None], scale)
         card[attribute.name] = {k: round(v, 4) for k, v in reached.items()}
