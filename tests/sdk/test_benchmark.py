@@ -144,6 +144,7 @@ def test_the_acceptance_report_survives_what_fails(
     failed = ("no-such-model, everything", "declip-nano, tensorrt", "declip-nano, matrix products alone, batch 1")
     assert [line.split(": runs")[0].removeprefix("| ") for line in missed] == list(failed)
     assert "OpenVINO" in text.split("## Parity")[1].split("## Starting")[0]
+    assert "decode=exact" in text.split("## Pictures")[1].split("## Errors")[0]
     assert "torch fp16 eager" in text.split("## Throughput")[1].split("## Latency")[0]
 
 
