@@ -107,8 +107,8 @@ class Nano:
         self.validation = ValidationSplit(splits.validation, self.banks.validation, self.sources.validation)
         report(f"{len(splits.fit)} photos to fit, {len(splits.validation)} to choose by")
 
-    def run(self) -> NanoResult:
-        """All stages in order."""
+    def run(self, *, attributes: bool = False) -> NanoResult:
+        """All stages in order; with ``attributes`` the engine gets scores for those that prove selective."""
         clip, tokenizer, preprocess = self.tower()
         scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator]
         features = self.validation.features(clip.visual, preprocess, self._folder(clip))  # type: ignore[arg-type]
@@ -116,8 +116,9 @@ class Nano:
         checkpoint = self.projectors(clip, tokenizer, bank, features, scale)
         prompts, card = self.prompts(clip, tokenizer, bank, features, checkpoint.perceptual, scale)
         card["decoupling"] = self.decoupling(clip, tokenizer, preprocess, checkpoint, features)
-        offered, card["attributes"] = self.attributes(clip, tokenizer, preprocess, checkpoint.perceptual, scale)
-        prompts = replace(prompts, scores=(*prompts.scores, *offered))
+        if attributes:
+            offered, card["attributes"] = self.attributes(clip, tokenizer, preprocess, checkpoint.perceptual, scale)
+            prompts = replace(prompts, scores=(*prompts.scores, *offered))
         save_projectors(self.out / "declip-nano.safetensors", replace(checkpoint, prompts=prompts))
         declip = DeCLIP.from_clip(clip, tokenizer, prompts, checkpoint.perceptual, checkpoint.semantic)
         with torch.no_grad():
