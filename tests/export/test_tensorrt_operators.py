@@ -1,8 +1,8 @@
 """Every operator and type of every graph against what ONNX-TensorRT says of itself.
 
 ``onnx_tensorrt/VERSION.txt`` holds the facts of ``docs/operators.md`` of github.com/onnx/onnx-tensorrt at that version:
-opsets, operators, element types. That of 10.1 is older than the oldest that the SDK supports, and the only one that
-could be had here; whoever adds another version adds its file, and nothing else.
+opsets, operators, element types. That of 10.1 is older than the oldest that the SDK supports (10.3), that of 10.15
+nearly the last before 11; those of 11 could not be had. Whoever adds another version adds its file, and nothing else.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ class HostTensor:
 
 def scorer(tmp_path: Path, **options: Any) -> Scorer:
     engine = tiny_engine.write(tmp_path / "tiny.engine")
-    return Scorer(engine.path, backend="onnxruntime", threads=2, cache_dir=tmp_path / "cache", **options)
+    return Scorer(engine.path, backend="openvino", precision="fp32", threads=2, cache_dir=tmp_path / "cache", **options)
 
 
 def test_capsules(machine: Nvidia) -> None:
