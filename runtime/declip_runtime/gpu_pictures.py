@@ -36,7 +36,7 @@ _MOST_BENCHES = 4  # each has a decoder, with memory of its own
 
 def require_decoder() -> None:
     """Raise BackendUnavailableError where no GPU decodes: there is none, or no nvImageCodec."""
-    reason = cuda.unavailable() or nvimagecodec.unavailable()
+    reason = nvimagecodec.unavailable() or cuda.unavailable()  # what installs the former brings the latter
     if reason is not None:
         raise BackendUnavailableError(reason)
 

@@ -534,6 +534,7 @@ def test_without_nvimagecodec(machine: Nvidia, monkeypatch: pytest.MonkeyPatch, 
         scorer(tmp_path, decode="gpu")
 
 
+@needs_codec
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_nvidia.install(monkeypatch, Nvidia(gpus=[]))
     with pytest.raises(BackendUnavailableError, match="no GPU"):

@@ -169,10 +169,10 @@ def test_decoding_on_a_gpu_is_asked_for_alone_and_fails_where_there_is_none(
 ) -> None:
     assert run(["score", *FAKE, "--exact", "--gpu-decode", str(photos)]) == 2
     assert "Give one of them" in capfd.readouterr().err
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", None)
     assert run(["score", *FAKE, "--gpu-decode", str(photos)]) == 2
     said = capfd.readouterr()
-    assert "pip install 'cuda-bindings" in said.err
+    assert "pip install 'declip-sdk[nvimagecodec]'" in said.err
     assert said.out == ""
 
 
