@@ -54,8 +54,9 @@ class Pipeline:
         """Free what pictures take on GPUs, when those being prepared there are done."""
         with self._opening:
             self._closed = True
-        while self._gpus:
-            self._gpus.popitem()[1].close()
+            gpus, self._gpus = self._gpus, {}  # to be freed once, whoever else closes
+        for gpu in gpus.values():
+            gpu.close()
 
     def stream(
         self, images: Iterable[Source], on_error: OnError, embeddings: bool, *, may_wait: bool
