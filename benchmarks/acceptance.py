@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from declip_runtime import backends, cuda
 from declip_runtime.backends.base import Backend, Output
 from declip_runtime.benchmark import Row, Workload
 from declip_runtime.cache import Cache
+from declip_runtime.engine_file import EngineFile
 
 LATENCY_BATCHES = (1, 8)
 SCORES_WITHIN, COSINE_ABOVE = LIMITS["half"]
@@ -65,7 +67,7 @@ def started(
         before, start = _used(setting), time.perf_counter()
         backend = backends.choose(model.engine, which[0], device=which[1], cache=cache)
         seconds.append(time.perf_counter() - start)
-        row: Row = {"model": model.name, "what": backend.description, "opened, MiB": round(_used(setting) - before)}
+        row: Row = {"model": model.name, "what": backend.description, "opened, MiB": round(_used(setting) - before, 1)}
         if len(seconds) == 1:
             backend.close()
     kept = sum(e.size for e in cache.list() if e.name not in known and not e.name.startswith("timings-"))
@@ -87,7 +89,7 @@ def examine(
     row, bars = parity(name, backend, pixels, reference)
     sections["parity"].append(row)
     yield from bars
-    sections["latency"] += latency(name, backend, setting)
+    sections["latency"] += latency(name, backend.description, partial(_call, backend), backend.engine, setting)
     memory: Row = {"model": name, "what": backend.description, **soaked(backend, setting)}
     sections["memory"].append(memory)
     yield Bar(f"{name}, {backend.description}: MiB that the soak adds", 8, float(memory["grew, MiB"]), at_most=True)
@@ -124,13 +126,16 @@ def throughput(
 ) -> Iterator[Row]:
     """Images a second of all contenders in turn, at each batch size; and the share of the matrix units' own speed.
 
-    One that fails at a batch is left out there and after: what has run out of memory would again.
+    One that fails at a batch is left out there and after: what has run out of memory would again. Ours cut a batch into
+    pieces of what their plans take (64).
     """
     size = model.preprocess.size
     eager = compiled = None
     if setting.device == "cpu" or torch.cuda.is_available():
         with recorded(model.name, "torch", sections, bars):
             eager, compiled = _torch_contenders(model, setting)
+            for what, make in ((EAGER, eager), (COMPILED, compiled)):
+                sections["latency"] += latency(model.name, what, make, model.engine, setting)
     failed: set[str] = set()
     for batch in setting.batches:
         images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
@@ -156,11 +161,17 @@ def throughput(
         print(batch, {who: timing.columns(batch)["images/s"] for who, timing in timings.items()}, flush=True)
 
 
-def latency(name: str, backend: Backend, setting: Setting) -> Iterator[Row]:
-    """Milliseconds of a call, pixels in to scores out: half of the calls take at most p50, 99 of 100 at most p99."""
-    size = backend.engine.manifest.preprocess.size
+def latency(
+    name: str, what: str, make: Callable[[np.ndarray[Any, Any]], Workload], engine: EngineFile, setting: Setting
+) -> Iterator[Row]:
+    """Milliseconds of a call, pixels in to scores out: half of the calls take at most p50, 99 of 100 at most p99.
+
+    ``make`` turns images into the call.
+    """
+    size = engine.scorer.preprocess.size
     for batch in LATENCY_BATCHES:
-        run = _call(backend, np.zeros((batch, size, size, 3), np.uint8))
+        run = make(np.zeros((batch, size, size, 3), np.uint8))
+        run()
         times = []
         for _ in range(setting.calls):
             start = time.perf_counter()
@@ -169,7 +180,7 @@ def latency(name: str, backend: Backend, setting: Setting) -> Iterator[Row]:
         low, high = np.quantile(times, (0.5, 0.99)) * 1000
         yield {
             "model": name,
-            "what": backend.description,
+            "what": what,
             "batch": batch,
             "p50 ms": f"{low:.2f}",
             "p99 ms": f"{high:.2f}",
@@ -246,9 +257,11 @@ def _call(backend: Backend, images: np.ndarray[Any, Any]) -> Workload:
 
 
 def _used(setting: Setting) -> float:
-    """MiB in use on the GPU, by anybody."""
+    """MiB in use on the GPU, by anybody; not a number without cuda-bindings, which tell."""
     if setting.device == "cpu":
         return 0.0
+    if cuda.unavailable() is not None:
+        return math.nan
     return cuda.memory_in_use() / MEBIBYTE
 
 

@@ -120,7 +120,8 @@ def command(
                         cache=Cache(),
                         progress=progress,
                     )
-                built.append(_kept(file, plan, content, site, Path(folder) / f"{len(built)}.plan"))
+                    progress("comparing it with the CPU", 1.0)
+                    built.append(_kept(file, plan, content, site, Path(folder) / f"{len(built)}.plan"))
                 del content  # it may be gigabytes, and lies in a file now
         except DeclipError:
             _ship(file, built, target)

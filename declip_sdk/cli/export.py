@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from declip_training.model.checkpoint import ProjectorCheckpoint
 
 _CALIBRATING = 8  # photos at least that calibrate INT8 or FP8
+_JUDGING = 16  # photos that the engine is compared on
 _SHOWN = 3  # values kept in FP32 that are named
 _EXTRA = "Making engines needs torch and open_clip. Run: pip install 'declip-sdk[export]'"
 
@@ -28,6 +29,9 @@ _EXTRA = "Making engines needs torch and open_clip. Run: pip install 'declip-sdk
 @click.option("--projector", type=click.Path(path_type=Path), help="Trained projectors; without: zero-shot CLIP.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="Scores and their words; TOML.")
 @click.option("--weights", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option(
+    "--photos", type=click.Path(path_type=Path), metavar="FOLDER", help="Compare on photos, not made-up ones."
+)
 @click.option("--int8", type=click.Path(path_type=Path), metavar="FOLDER", help="Add INT8, calibrated with photos.")
 @click.option("--fp8", type=click.Path(path_type=Path), metavar="FOLDER", help="Add FP8 for GPUs, calibrated likewise.")
 @click.option("--no-fp16", is_flag=True, help="Leave out what GPUs run.")
@@ -41,6 +45,7 @@ def command(
     projector: Path | None,
     prompts: Path | None,
     weights: str,
+    photos: Path | None,
     int8: Path | None,
     fp8: Path | None,
     no_fp16: bool,
@@ -52,16 +57,18 @@ def command(
     """Make an engine: image tower, projector and prompts in one file.
 
     Without --prompts the projectors' own are used, else quality, aesthetic and ten attributes, none of them
-    validated. The engine is compared with torch on this machine before it is written; INT8 and FP8 graphs on photos
-    that did not calibrate them: every fifth of FOLDER, which needs 9 photos at least, better 100. What a GPU would
-    make of FP16, INT8 and FP8 is emulated; values too large or too small for FP16 stay FP32, and are named.
+    validated. The engine is compared with torch on this machine before it is written, best on --photos like those to
+    be scored (16 are enough); INT8 and FP8 graphs on photos that did not calibrate them: without --photos every fifth
+    of FOLDER, which needs 9 photos at least, better 100. What a GPU would make of FP16, INT8 and FP8 is emulated;
+    values that these photos show to be too large or too small for FP16 stay FP32, and are named.
 
     \b
-    declip export --tower ViT-B-32 --pretrained openai -o clip.engine
+    declip export --tower ViT-B-32 --pretrained openai --photos photos/ -o clip.engine
     declip export --tower ViT-L-14 --pretrained laion2b_s32b_b82k \\
         --projector declip.safetensors --int8 photos/ -o declip.engine
     """
     folder = _calibrating(int8, fp8, no_fp16)
+    _require_other_photos(photos, folder, no_parity)
     require_place(output)  # it takes minutes until something is written there
     logging.disable(logging.ERROR)  # open_clip and its downloader log what our own messages say once
     with told_stages() as stage:
@@ -86,12 +93,16 @@ def command(
         stage("embedding prompts")
         declip = DeCLIP.from_clip(clip, tokenizer, chosen, *heads).eval()
         del clip  # the text tower has done its work
-        photos, judges = None, sample_images(preprocess.size, 6)
+        calibrating, judges = None, sample_images(preprocess.size, 6)
         if folder is not None:
             stage(f"reading photos below {visible(str(folder))}")
-            photos = load_photos(folder, preprocess, minimum=_CALIBRATING if no_parity else _CALIBRATING + 1)
-            if not no_parity:
-                photos, judges = hold_out(photos)
+            splits = not no_parity and photos is None
+            calibrating = load_photos(folder, preprocess, minimum=_CALIBRATING + splits)
+            if splits:
+                calibrating, judges = hold_out(calibrating)
+        if photos is not None:
+            stage(f"reading photos below {visible(str(photos))}")
+            judges = load_photos(photos, preprocess, _JUDGING)
         engine = export_engine(
             declip,
             preprocess,
@@ -99,8 +110,8 @@ def command(
             output,
             weights_dtype="float32" if weights == "float32" else "float16",
             fp16=not no_fp16,
-            int8_images=None if int8 is None else photos,
-            fp8_images=None if fp8 is None else photos,
+            int8_images=None if int8 is None else calibrating,
+            fp8_images=None if fp8 is None else calibrating,
             parity_images=None if no_parity else judges,
             semantic=semantic,
             name=name,
@@ -128,6 +139,14 @@ def _calibrating(int8: Path | None, fp8: Path | None, no_fp16: bool) -> Path | N
     if fp8 is not None and no_fp16:
         raise UsageError("--fp8 needs FP16 around it. Leave out --no-fp16, or --fp8.")
     return fp8 if int8 is None else int8
+
+
+def _require_other_photos(photos: Path | None, calibrating: Path | None, no_parity: bool) -> None:
+    """Raise UsageError where ``photos`` would be of no use."""
+    if photos is not None and photos == calibrating:
+        raise UsageError("what calibrates cannot judge: name another folder as --photos, or leave it out.")
+    if photos is not None and no_parity:
+        raise UsageError("--no-parity leaves out what --photos are for. Leave out one of them.")
 
 
 def _prompts(path: Path | None, checkpoint: ProjectorCheckpoint | None) -> Any:

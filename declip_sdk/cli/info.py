@@ -96,14 +96,18 @@ def _contents(manifest: Manifest) -> tuple[str, Table]:
 
 def _plans(file: EngineFile) -> dict[str, str | None]:
     """Every plan, described, with None where it would run here, else why not; the one that would be taken says so."""
-    missing = tensorrt_library.unavailable()
-    if missing is not None:
-        return {_described(plan): missing for plan in file.manifest.plans}
-    site = tensorrt_library.site(0)
+    try:
+        site = tensorrt_library.site(0)
+    except BackendUnavailableError as error:
+        return {_described(plan): str(error) for plan in file.manifest.plans}
     taken = [_taken(file, component, site) for component in file.manifest.signatures]
-    return {
-        _described(plan) + ", used here" * (plan in taken): mismatch(file, plan, site) for plan in file.manifest.plans
-    }
+    fix = "" if site.lean else ". One that fits is built at first use, or by declip build"
+
+    def refusal(plan: Plan) -> str | None:
+        reason = mismatch(file, plan, site)
+        return None if reason is None else reason + fix
+
+    return {_described(plan) + ", used here" * (plan in taken): refusal(plan) for plan in file.manifest.plans}
 
 
 def _taken(file: EngineFile, component: str, site: Site) -> Plan | None:

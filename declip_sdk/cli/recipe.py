@@ -9,7 +9,7 @@ import click
 
 from declip_runtime.errors import TrainingError
 
-_EXTRA = "The recipe needs torch, open_clip and SciPy. Run: pip install 'declip-sdk[train]'"
+_EXTRA = "The recipe needs torch, open_clip and SciPy. Run: pip install 'declip-sdk[recipe]'"
 
 
 @click.group("recipe")

@@ -157,7 +157,12 @@ class Stream:
         if error != cudart.cudaError_t.cudaSuccess or graph is None:
             _ = cudart.cudaGetLastError()  # else the next call would report it once more
             return None
-        return Graph(graph)
+        try:
+            return Graph(graph)
+        except DeviceMemoryError:
+            raise
+        except BackendExecutionError:
+            return None
 
     def launch(self, graph: Graph) -> None:
         """Run what was captured."""
@@ -176,9 +181,11 @@ class Graph:
     def __init__(self, graph: cudart.cudaGraph_t) -> None:
         from cuda.bindings import runtime as cudart
 
-        self.executable = _checked(cudart.cudaGraphInstantiate(graph, 0))
+        try:
+            self.executable = _checked(cudart.cudaGraphInstantiate(graph, 0))
+        finally:
+            _ = cudart.cudaGraphDestroy(graph)
         self._destroyed = _when_dropped(self, _destroy_graph, self.executable)
-        _checked(cudart.cudaGraphDestroy(graph))
 
     def close(self) -> None:
         """Destroy it."""
@@ -196,7 +203,8 @@ class DeviceMemory:
         self._freed = _when_dropped(self, _free_on_device, self.address)
 
     def close(self) -> None:
-        """Free it."""
+        """Free it; from now on it has no room for anything."""
+        self.size = 0
         self._freed()
 
 

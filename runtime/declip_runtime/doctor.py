@@ -91,7 +91,7 @@ def _cache() -> dict[str, str]:
 def _libraries(usable: dict[str, str | None]) -> dict[str, str]:
     """Versions, with what decides about speed beside them."""
     found = {}
-    if usable["tensorrt"] is None:
+    with suppress(ImportError, OSError):
         found["TensorRT"] = tensorrt_library.version() + (" (lean runtime)" if tensorrt_library.is_lean() else "")
     if usable["onnxruntime"] is None:
         library = import_onnxruntime()
@@ -119,8 +119,10 @@ def _advice(
 ) -> Iterator[str]:
     backend = chosen.get("backend")
     if has_driver() and backend != "tensorrt":
-        yield f"This machine has NVIDIA's driver, but TensorRT is not used: {usable['tensorrt']}"
-    if cuda.gpu_count() and not _nvimagecodec():
+        yield f"This machine has NVIDIA's driver, but TensorRT is not used: {_refused(engine, 'tensorrt')}"
+        if _refused(engine, "onnxruntime", device="cuda") is None:
+            yield 'ONNX Runtime can use the GPU: Scorer(backend="onnxruntime", device="cuda").'
+    if cuda.gpu_count() and not _nvimagecodec() and not _is_linux_on_arm():
         yield f'The GPU could decode JPEGs (decode="gpu", --gpu-decode). {nvimagecodec.INSTALL}'
     if backend != "tensorrt" and usable["openvino"] is not None and not _is_linux_on_arm():
         yield f"On this CPU OpenVINO would be faster: {usable['openvino']}"
@@ -144,6 +146,15 @@ def _advice(
             yield "The cache of compiled models is off, so that every start compiles. Unset DECLIP_CACHE_LIMIT."
     except CacheError as error:
         yield f"Every start compiles the model anew: {error}"
+
+
+def _refused(engine: EngineFile, backend: str, *, device: str | None = None) -> str | None:
+    """Why ``backend`` does not run ``engine`` here; None where it does."""
+    try:
+        backends.resolve(engine, backend, component=engine.manifest.main, device=device)
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def _driver_version() -> str | None:

@@ -82,8 +82,9 @@ class Lanes:
         return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
     def close(self) -> None:
-        """Free all lanes. Nobody may be running."""
+        """Free all lanes, and let go of them: each holds the model. Nobody may be running."""
         with self._closing, ExitStack() as stack:  # which goes on where one fails
+            self._free = queue.LifoQueue()
             while self._all:
                 stack.callback(self._all.pop().close)
 
@@ -137,8 +138,9 @@ class OnDemand:
             return self._lane.finish()
 
     def close(self) -> None:
-        """Free the lane. Nobody may be running."""
+        """Free the lane, and let go of it: it holds the model. Nobody may be running."""
         self._lane.close()
+        del self._lane
 
     def _make_ready(self, sizes: Sizes) -> None:
         key = key_of(sizes)
@@ -205,7 +207,7 @@ def _as_many_as_fit(
     open_lane: Callable[[int], Lane], capacity: int, smallest: int, count: int
 ) -> tuple[int, list[Lane]]:
     wanted = capacity
-    reason: DeviceMemoryError | None = None
+    reason = ""  # words only: the error's frames hold what did not fit
     while True:
         lanes: list[Lane] = []
         try:
@@ -217,12 +219,12 @@ def _as_many_as_fit(
             _close(lanes)
             if capacity == smallest and count == 1:
                 raise
-            reason, capacity, count = error, max(capacity // 2, smallest), 1 if capacity == smallest else count
+            reason, capacity, count = str(error), max(capacity // 2, smallest), 1 if capacity == smallest else count
             continue
         except BaseException:
             _close(lanes)
             raise
-        if reason is not None:
+        if reason:
             warnings.warn(
                 f"the GPU's memory holds batches of {capacity} instead of {wanted}. Scoring goes on with those; for"
                 f" full speed free some memory, or build a plan for smaller batches. ({reason})",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any
@@ -16,7 +17,13 @@ from .backends.base import Backend
 from .calibration import calibrate
 from .cpu import available_cpus
 from .engine_file import EngineFile
-from .errors import BackendExecutionError, ImageTooLargeError, ScorerStateError
+from .errors import (
+    BackendExecutionError,
+    BackendWarning,
+    DeviceMemoryError,
+    ImageTooLargeError,
+    ScorerStateError,
+)
 from .gpu_pictures import GpuPictures
 from .images import Source, check_size, describe, open_image
 from .jpeg import read_jpeg
@@ -165,14 +172,30 @@ class Pipeline:
         """The views of a picture that lies on a GPU."""
         require_device_picture(tensor)
         check_size((tensor.shape[1], tensor.shape[0]), describe(tensor), self._options.max_pixels)
-        return self._gpu(tensor.device).of_tensor(tensor, self._options.channels)
+        try:
+            return self._gpu(tensor.device).of_tensor(tensor, self._options.channels)
+        except DeviceMemoryError as error:
+            raise ImageTooLargeError(
+                f"{describe(tensor)} needs more memory than its GPU has left. Scale it down first, or free some."
+            ) from error
 
     def _decoded_on_gpu(self, source: Source) -> npt.NDArray[np.uint8] | None:
         """The views of a picture where it shall be decoded on a GPU, and is."""
         if self._options.decode != "gpu":
             return None
         jpeg = read_jpeg(source, self._options.max_pixels)
-        return None if jpeg is None else self._gpu(self._decodes_on).of_jpeg(jpeg)
+        if jpeg is None:
+            return None
+        try:
+            return self._gpu(self._decodes_on).of_jpeg(jpeg)
+        except DeviceMemoryError:
+            warnings.warn(  # in the same words each time, so that it is shown once
+                "the GPU has too little memory left for some of the photos: they are decoded on the CPU. Free some for"
+                " full speed.",
+                BackendWarning,
+                stacklevel=2,
+            )
+            return None
 
     def _gpu(self, index: int) -> GpuPictures:
         """What prepares pictures on GPU ``index``."""

@@ -83,7 +83,7 @@ def build_plan(
     KeyboardInterrupt stops the build within a step of TensorRT's and is raised; nothing is left behind.
 
     Raises BackendUnavailableError where TensorRT's builder or the GPU is missing, PrecisionError for a graph that the
-    engine lacks, BackendExecutionError with TensorRT's own lines where it fails.
+    engine lacks and for arithmetic that the GPU lacks, BackendExecutionError with TensorRT's own lines where it fails.
     """
     chosen = options or BuildOptions()
     site = tensorrt_library.site(device)
@@ -97,6 +97,7 @@ def build_plan(
             f"the lean runtime of TensorRT builds no plans. {tensorrt_library.INSTALL}, or build the plan on another"
             " machine with TensorRT: declip build ENGINE --version-compatible"
         )
+    site.require_arithmetic(precision)
     signature = _narrowed(signature_of(engine, component), chosen)
     graph = graph_for(engine, precision, GRAPHS, component)
     head = engine.graph(graph, engine.path.name)
@@ -330,9 +331,11 @@ def _interruptible(work: Callable[[], bytes], stop: Callable[[], None]) -> bytes
     thread = threading.Thread(target=run, name="declip-plan-builder", daemon=True)
     thread.start()
     interrupt: BaseException | None = None
-    while thread.is_alive():
+    working = True
+    while working:
         try:
             thread.join(_POLL)
+            working = thread.is_alive()
         except BaseException as error:  # noqa: BLE001 - raised again below; a signal may have become SystemExit
             interrupt = error
             stop()

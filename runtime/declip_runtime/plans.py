@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from .backends.base import Precision
 from .engine_file import WEIGHTS, EngineFile
-from .errors import UsageError
+from .errors import PrecisionError, UsageError
 from .manifest import Plan
 from .signature import Range
 
@@ -23,6 +23,7 @@ GRAPHS: Mapping[Precision, str] = {"fp16": "fp16", "fp32": "fp32", "int8": "int8
 """The engine's graph that plans of each precision are built from."""
 
 _AMPERE = (8, 0)
+_ADA = (8, 9)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Site:
     def __str__(self) -> str:
         library = "the lean runtime of TensorRT" if self.lean else "TensorRT"
         return f"{self.device_name} (compute capability {self.compute_capability}) with {library} {self.tensorrt}"
+
+    def require_arithmetic(self, precision: str) -> None:
+        """Raise PrecisionError unless this GPU multiplies in ``precision``."""
+        if precision == "fp8" and version(self.compute_capability) < _ADA:
+            raise PrecisionError(f"{self.device_name} does not multiply fp8, Ada and newer GPUs do. Use fp16 or int8.")
 
 
 def best_plan(engine: EngineFile, precision: str, site: Site, component: str = "") -> Plan | None:

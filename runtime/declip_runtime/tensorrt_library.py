@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 INSTALL = "Run: pip install 'declip-sdk[tensorrt]'"
+_OLDEST_LIBRARY = (10, 3)  # that of JetPack 6, and the oldest whose API ours was compared with
 _OLDEST = (7, 5)  # compute capability that both generations know: Turing
 _OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory", "cuda failure 2")
 _KEPT = 6  # lines of TensorRT's log that an error quotes
@@ -29,11 +30,13 @@ _KEPT = 6  # lines of TensorRT's log that an error quotes
 def unavailable() -> str | None:
     """None where TensorRT (or its lean runtime), cuda-bindings, a driver and a GPU are; else the reason and the fix."""
     try:
-        version()
+        found = version()
     except ModuleNotFoundError:
         return f"TensorRT is not installed. {INSTALL}; a Jetson has it in JetPack's system Python."
     except (ImportError, OSError) as error:
         return f"TensorRT cannot be loaded ({error}). {INSTALL}"
+    if parse_version(found) < _OLDEST_LIBRARY:
+        return f"TensorRT {found} is too old, 10.3 is the oldest that will do. {INSTALL}; a Jetson: JetPack 6.1"
     return cuda.unavailable()
 
 

@@ -118,6 +118,8 @@ def test_values_that_fp16_cannot_hold_are_named(tower: Path, tmp_path: Path, cap
     [
         (["--int8", "a", "--fp8", "b"], "Name one folder for both"),
         (["--fp8", "a", "--no-fp16"], "--fp8 needs FP16 around it"),
+        (["--photos", "a", "--int8", "a"], "what calibrates cannot judge"),
+        (["--photos", "a", "--no-parity"], "--no-parity leaves out what --photos are for"),
     ],
 )
 def test_options_that_do_not_go_together(capsys: Any, tmp_path: Path, options: list[str], message: str) -> None:
@@ -144,6 +146,12 @@ def test_int8_is_judged_on_photos_that_did_not_calibrate_it(tower: Path, tmp_pat
     assert not calibrating & judging
     assert run(["export", *arguments, "--no-parity", "-o", str(tmp_path / "x.engine")]) == 2
     assert (len(given["int8_images"]), given["parity_images"]) == (20, None)
+    (tmp_path / "own").mkdir()
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "own" / f"{i}.png")
+    own = ["--photos", str(tmp_path / "own")]
+    assert run(["export", *arguments[:4], *own, "-o", str(tmp_path / "x.engine")]) == 2
+    assert (given["int8_images"], len(given["parity_images"])) == (None, 2)
 
 
 def test_zero_shot_default_prompts_are_not_validated(tower: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import ctypes
 import json
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
@@ -50,6 +51,7 @@ class Nvidia:
     version: str = "10.3.0"
     lean: bool = False
     capturable: bool = True
+    instantiable: bool = True
     refuses: bytes | None = None  # plans that begin so
     words: str = "the engine plan file is not compatible"
     fails_to_build: bool = False
@@ -65,6 +67,7 @@ class Nvidia:
     ptx_error: str | None = None
     kernels: dict[str, Callable[[Any, int], Callable[[], None]]] = field(default_factory=dict)
     contexts: int = 0
+    alive: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)  # engines and contexts that somebody holds
     built: list[dict[str, Any]] = field(default_factory=list)
     during_build: Callable[[], None] = lambda: None
 
@@ -180,6 +183,8 @@ def _cudart(machine: Nvidia) -> dict[str, Any]:
         return Code.cudaSuccess, SimpleNamespace(work=recorded, machine=machine)
 
     def instantiate(graph: Any, _flags: int) -> tuple[Code, Any]:
+        if not machine.instantiable:
+            return Code.cudaErrorStreamCaptureUnsupported, None
         machine.graphs += 1
         return Code.cudaSuccess, graph
 
@@ -440,6 +445,7 @@ class _Runtime:
 class _Engine:
     def __init__(self, machine: Nvidia, plan: dict[str, Any]) -> None:
         self.machine, self.plan, self.device = machine, plan, machine.current
+        machine.alive.add(self)
         self.weights = bytes.fromhex(plan["weights"])
         self.signature: Signature = typed(plan["signature"], Signature, "")
         self.specs = {**self.signature.inputs, **self.signature.outputs}
@@ -474,6 +480,7 @@ class _Context:
 
     def __init__(self, engine: _Engine) -> None:
         self.engine, self.addresses, self.shapes = engine, {}, {}  # type: ignore[var-annotated]
+        engine.machine.alive.add(self)
         self.scratch: tuple[int, int] | None = None
         self.version = 0
 

@@ -282,6 +282,7 @@ class PretendedGpu:
         from declip_runtime.backends import onnxruntime as ours
 
         self.refuses = refuses  # may be changed later; "" refuses nothing
+        self.cannot_start = ""
         self.runners: list[int] = []
         self.graphs: list[str] = []
         self.providers: list[list[Any]] = []
@@ -290,7 +291,10 @@ class PretendedGpu:
         real, machine = onnxruntime.InferenceSession, self
 
         class Session:
-            def __init__(self, head: bytes, options: Any, providers: list[Any]) -> None:
+            def __init__(self, head: bytes, options: Any, providers: list[Any], enable_fallback: int = 1) -> None:
+                assert not enable_fallback, "it would print what is wrong, and run on the CPU"
+                if machine.cannot_start:
+                    raise RuntimeError(machine.cannot_start)
                 machine.alive_at_start.append(sum(session() is not None for session in machine.sessions))
                 machine.sessions.append(weakref.ref(self))
                 machine.providers.append(providers)
@@ -361,6 +365,16 @@ def test_what_cannot_be_captured_is_gone_before_it_is_tried_without(
         assert "CUDA graphs" not in backend.description
         assert len(backend.run(pictures(3)).scores) == 3
     assert gpu.alive_at_start == [0, 0]
+
+
+@needs_onnxruntime
+def test_cuda_that_cannot_start_is_an_error_with_its_own_reason(
+    engine: EngineFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = PretendedGpu(monkeypatch)
+    gpu.cannot_start = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version"
+    with pytest.raises(BackendExecutionError, match="CUDA failure 35: CUDA driver version is insufficient"):
+        backends.choose(engine, "onnxruntime", device="cuda", precision="fp32")
 
 
 @needs_onnxruntime

@@ -28,6 +28,7 @@ from declip_runtime.cuda import Stream
 from declip_runtime.errors import (
     BackendExecutionError,
     BackendUnavailableError,
+    BackendWarning,
     DeviceMemoryError,
     ImageDecodeError,
     ImageTooLargeError,
@@ -301,6 +302,16 @@ def test_where_the_gpu_has_no_room_for_another_bench_one_must_do(
     np.testing.assert_array_equal(found[7], expected(picture(40, 40, 7)))
 
 
+def test_memory_that_ran_out_for_one_picture_is_not_used_for_the_next(machine: Nvidia) -> None:
+    with closing(GpuPictures(0, SPEC, 1)) as on_gpu:
+        on_gpu.of_tensor(tensor(picture(40, 40)), "rgb")
+        memory, machine.memory = machine.memory, machine.used
+        with pytest.raises(DeviceMemoryError):
+            on_gpu.of_tensor(tensor(picture(400, 60)), "rgb")
+        machine.memory = memory
+        np.testing.assert_array_equal(on_gpu.of_tensor(tensor(picture(40, 40)), "rgb"), expected(picture(40, 40)))
+
+
 def _no_room(*_: object) -> None:
     raise DeviceMemoryError("the GPU has too little free memory.")
 
@@ -505,6 +516,22 @@ def test_scoring_a_folder_that_the_gpu_decodes(machine: Nvidia, tmp_path: Path) 
         assert scoring.identity["decode"] == "gpu"
     np.testing.assert_array_equal(found["quality"], wanted["quality"])
     assert [str(error) for error in found.errors] == [str(error) for error in wanted.errors]
+
+
+def test_a_gpu_without_memory_leaves_photos_to_the_cpu_and_refuses_tensors(
+    machine: Nvidia, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    photos = [encoded(smooth(90, 60 + 10 * n)) for n in range(3)]
+    with scorer(tmp_path, decode="exact") as exact:
+        wanted = exact.score(photos)
+    with scorer(tmp_path, decode="gpu") as scoring:
+        monkeypatch.setattr(GpuPictures, "of_jpeg", _no_room)
+        monkeypatch.setattr(GpuPictures, "of_tensor", _no_room)
+        with pytest.warns(BackendWarning, match="decoded on the CPU"):
+            found = scoring.score(photos)
+        refused = scoring.score([Foreign(picture(60, 60))], on_error="record")
+    np.testing.assert_array_equal(found["quality"], wanted["quality"])
+    assert "more memory than its GPU has left" in str(refused.errors[0])
 
 
 @needs_codec

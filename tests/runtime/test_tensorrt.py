@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from declip_runtime.errors import (
     PrecisionError,
     UsageError,
 )
+from declip_runtime.lanes import ladder
 from declip_runtime.manifest import SCORING_BATCH
 from declip_runtime.plan_builder import BuildOptions, build_plan
 from declip_runtime.plan_check import check_images
@@ -102,6 +104,7 @@ def test_everything_is_freed_on_close(machine: Nvidia, engine: EngineFile) -> No
     backend.close()
     backend.close()
     assert not any(machine.leaks().values())
+    assert not machine.alive, "the weights would stay on the GPU for as long as somebody holds the backend"
 
 
 def test_after_warming_up_a_batch_is_one_launch(machine: Nvidia, engine: EngineFile) -> None:
@@ -122,6 +125,15 @@ def test_what_cannot_be_captured_runs_call_by_call_and_says_so(install: Install,
     assert not any(machine.leaks().values())
 
 
+def test_a_graph_that_is_captured_but_cannot_be_made_runs_call_by_call(install: Install, engine: EngineFile) -> None:
+    machine = install(instantiable=False)
+    backend = choose(engine)
+    assert backend.description.endswith("without CUDA graphs")
+    check(backend, 5)
+    backend.close()
+    assert not any(machine.leaks().values())
+
+
 def test_every_call_names_its_gpu(install: Install, engine: EngineFile) -> None:
     """CUDA's current device is a thread's own: whoever runs must say which."""
     machine = install(gpus=[("A100", 8, 0), ("H100", 9, 0)])
@@ -138,8 +150,13 @@ def test_every_call_names_its_gpu(install: Install, engine: EngineFile) -> None:
 def test_too_little_memory_means_smaller_batches_and_a_warning(install: Install, engine: EngineFile) -> None:
     one = 16 * 16 * 3 + 4 * (len(NAMES) + 2 * WIDTH) + Nvidia.activations
     machine = install(memory=2 * 20 * one)
-    with pytest.warns(BackendWarning, match="batches of 16 instead of 64"):
-        backend = choose(engine)
+    gc.disable()  # what did not fit must be gone at once, not when Python comes to look
+    try:
+        with pytest.warns(BackendWarning, match="batches of 16 instead of 64"):
+            backend = choose(engine)
+        assert len(machine.alive) == 1 + 2 * len(ladder(16)), "the engine, and a context a rung of both lanes"
+    finally:
+        gc.enable()
     check(backend, 50)
     backend.close()
     assert not any(machine.leaks().values())
@@ -382,6 +399,15 @@ def test_a_machine_without_a_gpu_is_noticed_before_tensorrt_is_asked(install: In
     assert cuda.gpu_count() == 0
 
 
+def test_an_old_tensorrt_is_left_alone(install: Install, engine: EngineFile) -> None:
+    """8.6 lacks what is needed to run and to build."""
+    install(version="8.6.1")
+    with pytest.raises(BackendUnavailableError, match=r"TensorRT 8\.6\.1 is too old, 10\.3 is the oldest"):
+        choose(engine)
+    with closing(backends.choose(engine)) as other:
+        assert other.name != "tensorrt"
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda:x", "gpu", "cuda:", "cuda:1", "cuda:-1", ""])
 def test_a_device_that_is_not_there_is_named(machine: Nvidia, engine: EngineFile, device: str) -> None:
     if device == "":
@@ -397,6 +423,9 @@ def test_precisions(machine: Nvidia, engine: EngineFile, tmp_path: Path) -> None
         choose(engine, precision="bf16")
     with pytest.raises(PrecisionError, match=r"no int8-fp16 graph.*--int8 PHOTOS"):
         choose(engine, precision="int8")
+    for_cpus = tiny_engine.write(tmp_path / "cpu.engine", int8=True)
+    with pytest.raises(PrecisionError, match="Export it without --no-fp16, or use a CPU"):
+        choose(for_cpus, precision="int8")
     old = tiny_engine.write(tmp_path / "old.engine", semantic=True)
     assert choose(old).precision == "fp32"
     with pytest.raises(PrecisionError, match="no fp16 graph"):
@@ -407,6 +436,8 @@ def test_fp8_needs_a_gpu_that_multiplies_it(install: Install, engine: EngineFile
     install()
     with pytest.raises(PrecisionError, match="Orin does not multiply fp8"):
         choose(engine, precision="fp8")
+    with pytest.raises(PrecisionError, match="Orin does not multiply fp8"):
+        build_plan(engine, precision="fp8")
     install(gpus=[("L4", 8, 9)])
     with pytest.raises(PrecisionError, match=r"no fp8 graph.*--fp8 PHOTOS"):
         choose(engine, precision="fp8")

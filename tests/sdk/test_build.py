@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import json
+import signal
 import site
 import sys
 from pathlib import Path
@@ -54,6 +56,18 @@ def test_a_wrong_plan_is_not_shipped(engine: Path, monkeypatch: pytest.MonkeyPat
     before = engine.read_bytes()
     assert run(["build", str(engine)]) == 2
     assert "computes something else than the engine" in capfd.readouterr().err
+    assert engine.read_bytes() == before
+    assert [path.name for path in engine.parent.iterdir() if path.name.startswith(".declip")] == []
+
+
+def test_ctrl_c_leaves_the_engine_as_it_was(machine: Nvidia, engine: Path, capfd: Any) -> None:
+    before = engine.read_bytes()
+    machine.during_build = _thread.interrupt_main
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run(["build", str(engine)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert engine.read_bytes() == before
     assert [path.name for path in engine.parent.iterdir() if path.name.startswith(".declip")] == []
 
@@ -230,6 +244,19 @@ def test_doctor_shows_gpu_library_and_choice(machine: Nvidia, engine: Path, capf
     assert "10.3.0" in out
     assert "chosen here: tensorrt · cuda:0 · fp16" in out
     assert not machine.built
+
+
+def test_a_gpu_that_is_too_old_is_said_so_everywhere(engine: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    fake_nvidia.install(monkeypatch, Nvidia())
+    assert run(["build", str(engine)]) == 0
+    fake_nvidia.install(monkeypatch, Nvidia(gpus=[("GTX 1080", 6, 1)]))
+    monkeypatch.setattr(doctor, "has_driver", lambda: True)
+    capfd.readouterr()
+    for arguments in (["info", str(engine)], ["doctor", str(engine)], ["info", str(engine), "--format", "json"]):
+        assert run(arguments) == 0
+        said = " ".join(capfd.readouterr().out.replace("│", " ").split())
+        assert "GTX 1080 is older than what TensorRT supports" in said, arguments
+        assert "None" not in said
 
 
 def test_doctor_for_programs_and_what_it_advises(engine: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:

@@ -51,7 +51,7 @@ def test_without_the_extra_it_is_named(missing: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == (
-        "declip: The recipe needs torch, open_clip and SciPy. Run: pip install 'declip-sdk[train]'\n"
+        "declip: The recipe needs torch, open_clip and SciPy. Run: pip install 'declip-sdk[recipe]'\n"
     )
     assert not (tmp_path / "out").exists()
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from declip_runtime.errors import TrainingError
-from declip_training.data.batches import BatchLabels, BatchShape, BatchSource
+from declip_training.data.batches import Batch, BatchLabels, BatchShape, BatchSource
 from declip_training.data.biq2021 import Rated, read_split, read_splits
 from declip_training.data.descriptions import distortion_sentences, level_sentences, strength_of
 from declip_training.data.distortions import DISTORTIONS, distort, ladder
@@ -122,6 +122,25 @@ def test_frequent_kinds_are_frequent(photos: np.ndarray[Any, np.dtype[np.uint8]]
     shape = BatchShape(rated=(1, 1, 1), ladders=50, captioned=1, extra_captions=0, ladder_odds={"jpeg": 50.0})
     odd = BatchSource(rated, photos, (photos,), captioned, photos, shape, seed=3)
     assert odd.batch(0, 8).labels.kinds.count("jpeg") > 35
+
+
+def test_faint_ladders_start_soft_and_stay_faint(photos: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    rated = [Rated(Path(f"{i}.jpg"), i / 59, ("ss01", "ss02", "ss03")[i % 3]) for i in range(60)]
+    captioned = [Captioned(Path(f"{i}.jpg"), ("thing",)) for i in range(60)]
+    noise = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+
+    def batch(faint: float, kind: str) -> Batch:
+        odds = {name: float(name == kind) for name in DISTORTIONS}
+        shape = BatchShape(rated=(1, 1, 1), ladders=6, captioned=1, extra_captions=0, ladder_odds=odds, faint=faint)
+        return BatchSource(rated, photos, (noise,), captioned, photos, shape, seed=3).batch(0, 48)
+
+    plain, faint = batch(0.0, "camera grain"), batch(1.0, "camera grain")
+    assert 0.35 < plain.labels.severities.max() <= 1
+    assert faint.labels.severities[:, 1:].min() > 0
+    assert faint.labels.severities.max() <= 0.35
+    assert (faint.labels.severities[:, 0] == 0).all()
+    assert faint.pixels[3].std() < 0.9 * plain.pixels[3].std()  # the clean picture of the first ladder
+    assert np.array_equal(batch(1.0, "jpeg").pixels, batch(0.0, "jpeg").pixels)  # for noise only
 
 
 def test_cuts_are_scaled_as_whole_photos_are(photos: np.ndarray[Any, np.dtype[np.uint8]]) -> None:

@@ -1,4 +1,4 @@
-"""Contrastive pre-training of a small tower from scratch, where no public CLIP is small enough.
+"""Contrastive training of a small tower, where no public CLIP is small enough.
 
 Three kinds of image-text pairs train image and text tower together: photos with a mean opinion score against
 sentences of five rating levels and against antonyms (eq. 8), ladders of distortions against sentences that name kind
@@ -34,19 +34,24 @@ from .pixels import to_input
 from .state import load_state, save_state
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
+TRUNK_LAYERS = ("visual.trunk.stages.", "visual.trunk.conv_head.")
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Schedule of the pre-training. ``crops`` are (share of the steps, crop side) in order."""
+    """Schedule of the pre-training. ``crops`` are (share of the steps, crop side) in order.
 
-    steps: int = 3000
-    crops: tuple[tuple[float, int], ...] = ((0.75, 240), (0.25, 288))
-    lr: float = 1.2e-3
-    text_lr: float = 4e-4
+    ``trunk_lr`` is for the layers of the image tower that ImageNet taught, ``lr`` for its other ones.
+    """
+
+    steps: int = 1600
+    crops: tuple[tuple[float, int], ...] = ((0.7, 240), (0.3, 288))
+    lr: float = 1e-3
+    trunk_lr: float = 2.5e-4
+    text_lr: float = 5e-4
     weight_decay: float = 0.05
-    warmup: int = 200
-    ema: float = 0.9985
+    warmup: int = 120
+    ema: float = 0.998
     clip_norm: float = 2.0
     seed: int = 7
     save_every: int = 250
@@ -171,17 +176,17 @@ def pretrain_in_rounds(
 
 
 def _parameter_groups(model: nn.Module, config: PretrainConfig) -> list[dict[str, Any]]:
-    """Two learning rates (image tower, text tower), weight decay only on matrices and kernels."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """A learning rate each for trunk, rest of the image tower and text tower; weight decay on matrices only."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault((name.startswith("visual."), parameter.ndim > 1), []).append(parameter)
+        if parameter.requires_grad:
+            lr = config.text_lr
+            if name.startswith("visual."):
+                lr = config.trunk_lr if name.startswith(TRUNK_LAYERS) else config.lr
+            groups.setdefault((lr, parameter.ndim > 1), []).append(parameter)
     return [
-        {
-            "params": members,
-            "lr": config.lr if visual else config.text_lr,
-            "weight_decay": config.weight_decay if matrix else 0.0,
-        }
-        for (visual, matrix), members in groups.items()
+        {"params": members, "lr": lr, "weight_decay": config.weight_decay if matrix else 0.0}
+        for (lr, matrix), members in groups.items()
     ]
 
 

@@ -198,6 +198,8 @@ def graph_for(engine: EngineFile, precision: Precision, graphs: Mapping[Precisio
         usable = " or ".join(p for p, each in graphs.items() if each in manifest.kinds(component))
         if eight is None:
             fix = f"Export it again, or use precision {usable}"
+        elif eight in manifest.kinds(component):
+            fix = f"Export it without --no-fp16, or use a CPU (backend='openvino', precision='{eight}')"
         elif component:
             fix = f"Engines that generate have no {eight} graphs: use precision {usable}"
         else:

@@ -177,7 +177,8 @@ class ONNXRuntimeBackend(Backend):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         head = self.engine.graph(self.graph, path.name)
         try:
-            return self._onnxruntime.InferenceSession(head, options, providers=providers)
+            # else it would print what is wrong and go on on the CPU
+            return self._onnxruntime.InferenceSession(head, options, providers=providers, enable_fallback=0)
         except self._errors as error:
             raise BackendExecutionError(
                 f"ONNX Runtime {self._version} cannot load graph {self.graph!r} of {path}: {error}"

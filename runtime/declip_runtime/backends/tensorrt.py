@@ -22,7 +22,7 @@ from declip_runtime.errors import (
 from declip_runtime.lanes import Lanes, OnDemand
 from declip_runtime.plan_check import check
 from declip_runtime.plan_lane import PlanLane, require_signature
-from declip_runtime.plans import GRAPHS, Site, best_plan, refusals, slug, version
+from declip_runtime.plans import GRAPHS, Site, best_plan, refusals, slug
 from declip_runtime.signature import BATCH, Array, Arrays, Range, Sizes
 
 from .base import Backend, Precision
@@ -30,7 +30,6 @@ from .base import Backend, Precision
 if TYPE_CHECKING:
     import tensorrt as trt
 
-_ADA = (8, 9)
 _DEVICE = re.compile(r"cuda(?::(\d+))?", re.ASCII | re.IGNORECASE)
 
 
@@ -66,8 +65,7 @@ class TensorRTBackend(Backend):
             raise PrecisionError(f"the TensorRT backend has no plans in {precision}. Use {', '.join(GRAPHS)}.")
         index, arithmetic = gpu_index(device or "cuda"), known[precision]
         site = tensorrt_library.site(index)
-        if arithmetic == "fp8" and version(site.compute_capability) < _ADA:
-            raise PrecisionError(f"{site.device_name} does not multiply fp8, Ada and newer GPUs do. Use fp16 or int8.")
+        site.require_arithmetic(arithmetic)
         if site.lean and best_plan(engine, arithmetic, site, component) is None:
             raise BackendUnavailableError(
                 f"the lean runtime of TensorRT {site.tensorrt} builds no plans, and {engine.path} has none that fits."
@@ -79,20 +77,14 @@ class TensorRTBackend(Backend):
     def _load_impl(self, threads: int | None, cache: Cache | None) -> None:
         site = tensorrt_library.site(gpu_index(self.device))
         log = tensorrt_library.Log()
-        unchecked, name = "", self._cache_name(site)
         plan = self._known_plan(site, log, cache)
         if plan is not None:
             self._open(plan, site, log)
-        else:
-            content = self._build(site, cache)
-            self._open(tensorrt_library.read_plan(content, log, device=site.device, host_code=False), site, log)
-            what = f"the plan that TensorRT {site.tensorrt} has built for {site.device_name}"
-            unchecked = ", not compared with a CPU" * (
-                check(self.engine, self.precision, self._unchecked, self.signature, what, self.component) is not None
-            )
-            if cache is not None:
-                cache.put(name, len(content), lambda file: file.write(content), engine=self.engine.id[:12])
-        self.description += unchecked
+            return
+        content = self._build(site, log, cache)
+        if cache is not None:
+            name = self._cache_name(site)
+            cache.put(name, len(content), lambda file: file.write(content), engine=self.engine.id[:12])
 
     def _known_plan(self, site: Site, log: tensorrt_library.Log, cache: Cache | None) -> trt.ICudaEngine | None:
         """The engine's own plan for ``site``, else the cache's; None where neither can be used."""
@@ -117,19 +109,26 @@ class TensorRTBackend(Backend):
                 warnings.warn(f"the plan in the cache cannot be used: {error} It is built anew.", CacheWarning, 2)
         return None
 
-    def _build(self, site: Site, cache: Cache | None) -> bytes:
+    def _build(self, site: Site, log: tensorrt_library.Log, cache: Cache | None) -> bytes:
+        """Build a plan, open it, and compare it with the engine on the CPU; its bytes."""
         unfit = refusals(self.engine, self.precision, site, self.component)
         of = f"{self.component} of {self.engine.manifest.name}" if self.component else self.engine.manifest.name
         what = f"building a plan of {of} for {site}, which is done once. {unfit}".rstrip()
         with Announcer(what) as tell:
-            return plan_builder.build_plan(
+            _, content = plan_builder.build_plan(
                 self.engine,
                 component=self.component,
                 precision=self.precision,
                 device=site.device,
                 cache=cache,
                 progress=tell,
-            )[1]
+            )
+            tell("starting it, and comparing it with the CPU", 1.0)
+            self._open(tensorrt_library.read_plan(content, log, device=site.device, host_code=False), site, log)
+            what = f"the plan that TensorRT {site.tensorrt} has built for {site.device_name}"
+            if check(self.engine, self.precision, self._unchecked, self.signature, what, self.component) is not None:
+                self.description += ", not compared with a CPU"
+        return content
 
     def _cache_name(self, site: Site) -> str:
         """Different for everything that a plan is built from; sizes are no part of the engine's id."""

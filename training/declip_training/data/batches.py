@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .biq2021 import SUBSETS, Rated
-from .distortions import DISTORTIONS, distort, ladder, scaled
+from .distortions import DISTORTIONS, NOISES, distort, ladder, scaled, softened
 from .flickr8k import Captioned
 
 Pixels = npt.NDArray[np.uint8]
 LADDER_RUNGS = 4
+FAINT = 0.35
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class BatchShape:
     description (the distortion) and a semantic one (the caption) that vary independently, which is I&2T.
     ``ladder_odds`` makes ladders of a kind more frequent; 1 where it says nothing. ``scaling`` below 1 scales
     ladders by nearly as much as whole photos more often than by less. ``stored`` are the kinds that happen to the file,
-    before a photo is scaled for the tower.
+    before a photo is scaled for the tower. ``faint`` is the share of a noise's ladders whose clean picture is a little
+    soft and whose noise is faint, as the mean of many shots and one of them are.
     """
 
     rated: tuple[int, int, int] = (11, 9, 20)
@@ -84,6 +86,7 @@ class BatchShape:
     ladder_odds: Mapping[str, float] = field(default_factory=dict)
     scaling: float = 1.0
     stored: frozenset[str] = frozenset({"jpeg"})
+    faint: float = 0.0
 
     def to_json(self) -> str:
         """The same text for the same shape, in any process."""
@@ -130,6 +133,8 @@ class BatchSource:
         for row, kind in zip(severities, kinds, strict=True):
             row[1:] = _graded(rng)
             window, seed = self._window(crop, rng), int(rng.integers(2**32))
+            if kind in NOISES and rng.random() < shape.faint:
+                window, row[1:] = softened(window, rng), FAINT * row[1:]
             images += ladder(window, crop, DISTORTIONS[kind], row[1:], seed, stored=kind in shape.stored)
         count = shape.captioned + shape.extra_captions
         chosen = rng.choice(len(self._captions), count, replace=False)

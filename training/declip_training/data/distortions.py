@@ -136,6 +136,14 @@ DISTORTIONS: Mapping[str, Distortion] = {
 }
 
 
+NOISES = frozenset({"sensor noise", "display noise", "camera grain"})
+
+
+def softened(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """A copy of uint8 [H, W, 3] that has lost its finest detail to a blur of less than a pixel or so."""
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.1))))
+
+
 def distort(pixels: Pixels, kind: str, severity: float, rng: np.random.Generator) -> Pixels:
     """Return a worse copy of ``pixels`` (uint8 [H, W, 3]); ``kind`` is a key of DISTORTIONS, severity in 0..1."""
     return DISTORTIONS[kind](pixels, severity, rng)

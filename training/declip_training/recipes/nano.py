@@ -36,10 +36,13 @@ from declip_training.linear_head import fit_linear_head
 from declip_training.losses import antonym_logit
 from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_sha256
 from declip_training.model.declip import DeCLIP
+from declip_training.model.imagenet_start import PACKAGE, SHA256, imagenet_weights, standardise, start_from_imagenet
+from declip_training.model.nano_tower import NanoTower
 from declip_training.model.projector import Projector
 from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
 from declip_training.model.tower import Tokenizer, load_clip
 from declip_training.objective import context_loss
+from declip_training.pixels import to_input
 from declip_training.pretrain import PretrainConfig, pretrain, pretrain_in_rounds
 from declip_training.projectors import ProjectorConfig, train_projectors
 from declip_training.recipes.nano_attributes import LadderFeatures, ladder_features, learn_attributes
@@ -54,6 +57,7 @@ from declip_training.recipes.nano_settings import (
     LADDER_SEVERITIES,
     READABLE,
     SEVERAL,
+    STANDARD_PHOTOS,
     TOWER_SHAPE,
     WORTHWHILE,
 )
@@ -68,7 +72,7 @@ class NanoResult:
     """What the export needs, and the card: SRCC by subset on validation for every head that was compared.
 
     ``photos`` uint8 [16, S, S, 3] are prepared validation photos, for comparing the engine with torch. ``made_from``
-    are hashes of tower, projectors and data and the settings of the rounds, JSON-ready.
+    are hashes of what the tower started from, of tower, projectors and data, and the rounds' settings, JSON-ready.
     """
 
     declip: DeCLIP
@@ -100,6 +104,7 @@ class Nano:
     def __init__(self, data: Path, out: Path, rounds: Sequence[PretrainConfig], report: Report) -> None:
         self.sources, self.out, self.rounds, self.report = Sources(data), out, rounds, report
         self.seed = rounds[0].seed
+        self._imagenet = imagenet_weights()  # what is missing is said before the photos are read
         out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(self.seed)
         self.banks: Banks = prepare(self.sources, out / "cache")
@@ -131,14 +136,19 @@ class Nano:
         made_from = {
             "tower_sha256": checkpoint.tower_sha256,
             "projector_sha256": checkpoint.sha256,
+            "started_from": {PACKAGE: SHA256},
             "rounds": [asdict(config) for config in self.rounds],
             "data": fingerprints(self.sources, self.banks),
         }
         return NanoResult(declip, preprocess, specs, prompts, card, np.array(self.banks.validation[:16]), made_from)
 
     def tower(self) -> tuple[nn.Module, Tokenizer, Preprocess]:
-        """Pre-trained tower and text tower (moving average), frozen."""
+        """Tower, which knew ImageNet, and text tower (moving average), frozen."""
         clip, tokenizer, preprocess = load_clip(str(MODEL_CONFIG), "random")
+        trunk: NanoTower = clip.visual.trunk  # type: ignore[assignment,union-attr]
+        start_from_imagenet(trunk, self._imagenet, preprocess.mean, preprocess.std)
+        some = self.banks.fit[:: max(1, len(self.banks.fit) // STANDARD_PHOTOS)]
+        standardise(trunk, to_input(some, preprocess.mean, preprocess.std))
 
         def train(model: nn.Module, config: PretrainConfig, folder: Path) -> nn.Module:
             return pretrain(

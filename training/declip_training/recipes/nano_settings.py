@@ -6,21 +6,22 @@ from declip_training.data.batches import BatchShape
 from declip_training.data.distortions import DISTORTIONS
 from declip_training.pretrain import PretrainConfig
 
-# The second round starts at the first one's average: its rate restarts, somewhat lower.
-ROUNDS = (PretrainConfig(), PretrainConfig(steps=2000, lr=7e-4, text_lr=2.5e-4, warmup=100, seed=8))
+ROUNDS = (PretrainConfig(),)
 # What scaling down hides best, compression and blown highlights, is shown most, and noise, which enlarging changes. All
 # ladders are distorted in the file's pixels: noise added to what the tower sees teaches it nothing of enlarged noise.
 TOWER_SHAPE = BatchShape(
     rated=(14, 12, 24),
     ladders=12,
-    captioned=8,
+    captioned=14,
     ladder_odds={
         "jpeg": 3.0, "sensor noise": 2.5, "overexposure": 2.0, "display noise": 1.5, "camera grain": 2.0,
         "colour fringes": 1.5, "banding": 1.5, "halos": 1.5, "smearing": 1.5,
     },
     scaling=0.5,
     stored=frozenset(DISTORTIONS),
+    faint=0.5,
 )  # fmt: skip
+STANDARD_PHOTOS = 256  # that the spread of the tower's features is measured on
 # The tower's embedding tells compression better than its cosine with two sentences does: the projector's to learn.
 BANK_SHAPE = BatchShape(
     ladders=17,
