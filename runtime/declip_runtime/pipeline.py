@@ -6,9 +6,11 @@ import math
 import os
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,9 @@ from .options import OnError, Options
 from .preprocess import prepare
 from .scores import Score
 from .tensors import DeviceTensor, exchange, is_tensor, require_device_picture
+
+_Results: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+"""Calibrated scores [n, K] and embeddings [n, D]."""
 
 _PATIENCE = 0.05
 """Seconds that prepared images wait for company where their source may wait for their answers."""
@@ -74,8 +79,7 @@ class Pipeline:
         """
         manifest = self._engine.scorer
         names = manifest.score_names
-        for batch in self._batches(images, may_wait):
-            values, vectors = self._run([p.pixels for p in batch if p.pixels is not None])
+        for batch, (values, vectors) in self._computed(self._batches(images, may_wait), ahead=not may_wait):
             rows = iter(range(len(values)))
             for item in batch:
                 if item.error is None:
@@ -93,6 +97,25 @@ class Pipeline:
         size = self._engine.scorer.preprocess.size
         for batch in sorted({1, self.batch_size}):
             self._backend.run(np.zeros((batch, size, size, 3), np.uint8))
+
+    def _computed(self, batches: Iterator[list[Prepared]], *, ahead: bool) -> Iterator[tuple[list[Prepared], _Results]]:
+        """Each batch with what the model makes of it.
+
+        With ``ahead`` the model begins with the next batch before one is handed out: a GPU would wait meanwhile. Where
+        images may be long in coming, their answers would.
+        """
+        if not ahead:
+            yield from ((batch, self._run(batch)) for batch in batches)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="declip-model") as model:
+            begun: deque[tuple[list[Prepared], Future[_Results]]] = deque()
+            for batch in batches:
+                begun.append((batch, model.submit(self._run, batch)))
+                if len(begun) > 1:
+                    done, results = begun.popleft()
+                    yield done, results.result()
+            for done, results in begun:
+                yield done, results.result()
 
     def _batches(self, images: Iterable[Source], may_wait: bool) -> Iterator[list[Prepared]]:
         """Prepared images in batches: full ones, and where ``images`` may wait whatever is there when no more is.
@@ -127,8 +150,9 @@ class Pipeline:
         if batch:
             yield batch
 
-    def _run(self, pictures: list[npt.NDArray[np.uint8]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Calibrated scores [n, K] and embeddings [n, D] of n pictures, each uint8 [views, S, S, 3]."""
+    def _run(self, batch: list[Prepared]) -> _Results:
+        """Of a batch's n pictures that could be prepared, each uint8 [views, S, S, 3]."""
+        pictures = [item.pixels for item in batch if item.pixels is not None]
         manifest, views = self._engine.scorer, self._options.views
         if not pictures:
             return np.empty((0, len(manifest.scores)), np.float32), np.empty((0, manifest.embedding_dim), np.float32)

@@ -303,6 +303,28 @@ def test_what_was_read_is_answered_before_more_is_asked_for(scorer: Scorer) -> N
     assert list(results) == []
 
 
+def test_the_model_works_on_while_scores_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU would wait for whoever reads them. Of what is all there, one batch is begun ahead, and no more."""
+    begun = threading.Semaphore(0)
+
+    class Watched(FakeBackend):
+        def _compute_impl(self, inputs: Any, sizes: Any) -> Any:
+            begun.release()
+            return super()._compute_impl(inputs, sizes)
+
+    monkeypatch.setattr(f"{__name__}.Watched", Watched, raising=False)
+    monkeypatch.setitem(REGISTRY, "watched", f"{__name__}:Watched")
+    pictures = [picture(i) for i in range(7)]
+    with Scorer(TINY, backend="watched", batch_size=2) as scorer:
+        results = scorer.stream(pictures)
+        assert next(results).index == 0
+        assert begun.acquire(timeout=10)
+        assert begun.acquire(timeout=10), "the second batch, of whose scores none was asked for"
+        time.sleep(0.1)
+        assert not begun.acquire(blocking=False), "the third batch"
+        assert [r.index for r in results] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_slow_image_does_not_hold_back_the_answers_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are read at once; the second is decoded only when the first was answered."""
     from declip_runtime import pipeline as module
