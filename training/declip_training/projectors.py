@@ -53,10 +53,11 @@ def train_projectors(
     evaluate: Callable[[nn.Module], dict[str, float]],
     log: Callable[[dict[str, float]], None],
 ) -> tuple[Projector, Projector]:
-    """Return the (perceptual, semantic) projectors of the step at which ``evaluate(perceptual)["choice"]`` was best.
+    """Return the (perceptual, semantic) projectors.
 
-    The perceptual one meets the refining objective, whose sentences are T_p; the semantic one meets eq. 7 with the
-    captions T_s, on photos that are distorted at random. Step 0, the identity, takes part in the choice.
+    The perceptual one is that of the step at which ``evaluate(perceptual)["choice"]`` was best. It meets the refining
+    objective, whose sentences are T_p; step 0, the identity, takes part in the choice. The semantic one meets eq. 7 with
+    the captions T_s, on photos that are distorted at random, to the end: what is best for the other says nothing of it.
     """
     torch.manual_seed(config.seed)
     dim = bank[0].features.shape[1]
@@ -67,7 +68,7 @@ def train_projectors(
     parameters = [*perceptual.parameters(), *semantic.parameters()]
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    best, kept = evaluate(perceptual), copy.deepcopy((perceptual, semantic))
+    best, kept = evaluate(perceptual), copy.deepcopy(perceptual)
     log({"step": 0, **best})
     rng = np.random.default_rng(config.seed)
     for step in range(1, config.steps + 1):
@@ -88,5 +89,5 @@ def train_projectors(
             reached = evaluate(perceptual)
             log({"step": step, **reached, **{f"loss_{name}": value for name, value in total.items()}})
             if reached["choice"] > best["choice"]:
-                best, kept = reached, copy.deepcopy((perceptual, semantic))
-    return kept
+                best, kept = reached, copy.deepcopy(perceptual)
+    return kept, semantic
