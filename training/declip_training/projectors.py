@@ -56,8 +56,9 @@ def train_projectors(
     """Return the (perceptual, semantic) projectors.
 
     The perceptual one is that of the step at which ``evaluate(perceptual)["choice"]`` was best. It meets the refining
-    objective, whose sentences are T_p; step 0, the identity, takes part in the choice. The semantic one meets eq. 7 with
-    the captions T_s, on photos that are distorted at random, to the end: what is best for the other says nothing of it.
+    objective, whose sentences are T_p; step 0, the identity, takes part in the choice. The semantic one meets eq. 7
+    with the captions T_s, on photos that are distorted at random, to the end: what is best for the other says nothing
+    of it.
     """
     torch.manual_seed(config.seed)
     dim = bank[0].features.shape[1]
