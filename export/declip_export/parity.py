@@ -28,7 +28,7 @@ from declip_runtime.backends import AUTO, available, choose
 from declip_runtime.backends.base import Output, Precision
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import ExportError, PrecisionError
+from declip_runtime.errors import DeclipError, ExportError, PrecisionError
 from declip_runtime.machine import describe_machine
 from declip_runtime.manifest import Preprocess
 from declip_training.model.declip import DeCLIP
@@ -254,11 +254,20 @@ def _cosine(a: Array, b: Array) -> Array:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export ``--tower`` with random projectors of both forms, each in both places, and print the tables.
 
-    Returns 1 if a row misses its bar.
+    Returns 1 if a row misses its bar, 2 and the reason where the models cannot be compared.
     """
+    options = _arguments(arguments)
+    try:
+        return int(_compared(options))
+    except DeclipError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+
+
+def _compared(options: argparse.Namespace) -> bool:
+    """Whether a row misses its bar; prints the tables."""
     from .engine import export_engine
 
-    options = _arguments(arguments)
     clip, tokenizer, preprocess = load_clip(options.tower, options.pretrained)
     quantized = options.int8 or options.fp8
     count = 2 * options.images if quantized else options.images
@@ -295,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(markdown(rows, title) + "\n\n")
             sys.stdout.flush()
             failed |= not all(row.passed for row in rows)
-    return int(failed)
+    return failed
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

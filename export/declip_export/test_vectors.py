@@ -22,7 +22,7 @@ import numpy as np
 from declip_runtime.backends import choose
 from declip_runtime.calibration import calibrate
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import UsageError
+from declip_runtime.errors import DeclipError, UsageError
 from declip_runtime.images import open_image
 from declip_runtime.preprocess import prepare
 
@@ -82,8 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("photos", type=Path, nargs="+", help="photos, or folders of photos")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    photos = [f for p in options.photos for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
-    path = write_test_vectors(EngineFile.open(options.engine), photos, options.output)
+    photos = [
+        file for p in options.photos for file in (sorted(f for f in p.iterdir() if f.is_file()) if p.is_dir() else [p])
+    ]
+    try:
+        path = write_test_vectors(EngineFile.open(options.engine), photos, options.output)
+    except DeclipError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     sys.stdout.write(f"{path}: {len(photos)} photos\n")
     return 0
 

@@ -12,7 +12,6 @@ from PIL import Image
 from declip_export.test_vectors import main
 from declip_runtime.backends import choose
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import UsageError
 from declip_runtime.preprocess import prepare
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.engine"
@@ -50,7 +49,21 @@ def test_vectors_are_what_the_engine_computes(photos: Path, tmp_path: Path) -> N
         assert vector["calibrated"]["brightness"] == vector["raw"]["brightness"]
 
 
-def test_two_photos_of_one_name(photos: Path, tmp_path: Path) -> None:
+def test_two_photos_of_one_name(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (photos / "wide.jpg").write_bytes((photos / "tall.jpg").read_bytes())
-    with pytest.raises(UsageError, match="same name"):
-        main([str(TINY), str(photos), "-o", str(tmp_path / "v")])
+    assert main([str(TINY), str(photos), "-o", str(tmp_path / "v")]) == 2
+    assert "two photos have the same name" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for engine, photo in ((TINY, tmp_path / "missing.jpg"), (photos / "tall.jpg", photos)):
+        assert main([str(engine), str(photo), "-o", str(tmp_path / "v")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_folders_in_a_folder_are_left_alone(photos: Path, tmp_path: Path) -> None:
+    """As made anew in place: the folder of the photos has their pixels in it."""
+    for _ in range(2):
+        assert main([str(TINY), *map(str, photos.glob("*.*")), "-o", str(photos)]) == 0
+    (photos / "vectors.json").unlink()
+    assert main([str(TINY), str(photos), "-o", str(photos)]) == 0

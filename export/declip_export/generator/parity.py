@@ -26,7 +26,7 @@ from declip_export.onnx_graph import Array, OnnxGraph
 from declip_runtime.backends import available, choose
 from declip_runtime.backends.base import Precision
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import ExportError, PrecisionError
+from declip_runtime.errors import DeclipError, ExportError, PrecisionError
 from declip_runtime.machine import describe_machine
 
 from .references import Case
@@ -136,28 +136,33 @@ def relative_error(found: Array, wanted: Array) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export the models named and print the table. Returns 1, and the reason instead, where a row misses its bar."""
+    """Export the models named and print the table. Returns 1, and the reason instead, where that fails."""
+    options = _arguments(arguments)
+    try:
+        sys.stdout.write(_compared(options) + "\n")
+    except DeclipError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _compared(options: argparse.Namespace) -> str:
+    """The table. Raises DeclipError where a model cannot be loaded, or a row misses its bar."""
     from .adapter import load_adapter
     from .base import load_base
     from .embedder import load_embedder
     from .engine import export_generator
 
-    options = _arguments(arguments)
     embedder = load_embedder(options.tower, options.pretrained, options.checkpoint, dtype=options.weights)
     base = load_base(options.base, dtype=options.weights, variant=options.variant)
     adapter = load_adapter(options.adapter, base)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        try:
-            engine = export_generator(
-                base, adapter, embedder, Path(folder) / "parity.engine", weights_dtype=options.weights
-            )
-        except ExportError as error:
-            sys.stderr.write(f"{error}\n")
-            return 1
+        engine = export_generator(
+            base, adapter, embedder, Path(folder) / "parity.engine", weights_dtype=options.weights
+        )
         rows = [GeneratorParity(**row) for row in engine.manifest.provenance["parity"]]
     title = f"{options.base}, {options.adapter}, {embedder.tower} ({embedder.pretrained}), {options.weights} storage"
-    sys.stdout.write(markdown(rows, title) + "\n")
-    return 0
+    return markdown(rows, title)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
