@@ -518,6 +518,7 @@ def test_scoring_a_folder_that_the_gpu_decodes(machine: Nvidia, tmp_path: Path) 
     assert [str(error) for error in found.errors] == [str(error) for error in wanted.errors]
 
 
+@needs_codec
 def test_a_gpu_without_memory_leaves_photos_to_the_cpu_and_refuses_tensors(
     machine: Nvidia, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -135,14 +135,15 @@ def test_the_bundled_tower_is_known_to_open_clip() -> None:
     clip, _, preprocess = load_clip(str(MODEL_CONFIG), "random")
     trunk = clip.visual.trunk
     pictures = torch.randn(1, 3, preprocess.size, preprocess.size)
-    halves = []
-    for layer in trunk.conv1:
-        if isinstance(layer, torch.nn.Conv2d):
-            layer.register_forward_hook(lambda _m, _i, out: halves.append(out.shape[-1]))
+    sides: list[int] = []
+    for layer in (*trunk.detail, trunk.conv_head):
+        layer.register_forward_hook(lambda _m, _i, out: sides.append(out.shape[-1]))
     with torch.no_grad():
-        assert trunk.forward_features(pictures).shape == (1, 512, 6, 6)
+        assert trunk(pictures).shape == (1, trunk.num_features)
         assert clip.encode_image(pictures).shape == (1, 256)
+        half = clip.visual.bfloat16()(pictures.bfloat16())  # as some run it: all weights in half precision
+        assert half.dtype == torch.bfloat16
     assert preprocess.size == 384
-    assert halves[:3] == [192, 96, 96]
+    assert sides[:5] == [192, 96, 48, 24, 6]
     weights = sum(p.numel() for p in clip.visual.parameters())
     assert 2 * weights < 13e6, "stored as FP16 beside two projectors an engine must stay below 15 MB"

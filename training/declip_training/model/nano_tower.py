@@ -79,8 +79,8 @@ class NanoTower(nn.Module):
         """There is no classifier to drop; open_clip asks for it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Standardised features, FP32."""
-        return (self.pooled(x) - self.centre) / self.spread
+        """Standardised features, in the type of ``x``."""
+        return ((self.pooled(x) - self.centre) / self.spread).to(x.dtype)
 
     def pooled(self, x: Tensor) -> Tensor:
         """The same before they are standardised."""
