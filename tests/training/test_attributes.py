@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from declip_runtime.manifest import ScoreSpec
-from declip_training.attributes import ChangeLadders, attribute_loss, measure, percentiles, selectivity
+from declip_training.attributes import ChangeLadders, attribute_loss, percentiles, selectivity
 from declip_training.coop import CoopConfig
-from declip_training.data.attributes import ATTRIBUTES, CHANGES
+from declip_training.data.attributes import ATTRIBUTES, CHANGES, MEASURED, measure
 from declip_training.data.distortions import Pixels
 from declip_training.model.declip import DeCLIP
 from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
 from declip_training.recipes.nano import NanoResult
-from declip_training.recipes.nano_attributes import KINDS, MEASURED, SEVERITIES, ladder_features, learn_attributes
+from declip_training.recipes.nano_attributes import KINDS, SEVERITIES, ladder_features, learn_attributes
 
 BY_NAME = {attribute.name: attribute for attribute in ATTRIBUTES}
 SEVERITY = torch.tensor((0.0, *SEVERITIES))

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from declip_runtime.errors import TrainingError
-from declip_training.data.batches import Batch, BatchLabels, BatchShape, BatchSource
+from declip_training.data.attributes import ALTERATIONS, measure
+from declip_training.data.batches import FAINT, Batch, BatchLabels, BatchShape, BatchSource
 from declip_training.data.biq2021 import Rated, read_split, read_splits
 from declip_training.data.descriptions import distortion_sentences, level_sentences, strength_of
 from declip_training.data.distortions import DISTORTIONS, distort, ladder
@@ -135,12 +136,28 @@ def test_faint_ladders_start_soft_and_stay_faint(photos: np.ndarray[Any, np.dtyp
         return BatchSource(rated, photos, (noise,), captioned, photos, shape, seed=3).batch(0, 48)
 
     plain, faint = batch(0.0, "camera grain"), batch(1.0, "camera grain")
-    assert 0.35 < plain.labels.severities.max() <= 1
+    assert FAINT < plain.labels.severities.max() <= 1
     assert faint.labels.severities[:, 1:].min() > 0
-    assert faint.labels.severities.max() <= 0.35
+    assert faint.labels.severities.max() <= FAINT
     assert (faint.labels.severities[:, 0] == 0).all()
     assert faint.pixels[3].std() < 0.9 * plain.pixels[3].std()  # the clean picture of the first ladder
     assert np.array_equal(batch(1.0, "jpeg").pixels, batch(0.0, "jpeg").pixels)  # for noise only
+
+
+def test_alterations_come_after_the_distortions_and_rated_photos_are_measured(
+    photos: np.ndarray[Any, np.dtype[np.uint8]],
+) -> None:
+    rated = [Rated(Path(f"{i}.jpg"), i / 59, ("ss01", "ss02", "ss03")[i % 3]) for i in range(60)]
+    captioned = [Captioned(Path(f"{i}.jpg"), ("thing",)) for i in range(60)]
+    shape = BatchShape(rated=(2, 2, 2), ladders=3, captioned=1, extra_captions=0, alterations=4)
+    batch = BatchSource(rated, photos, (photos,), captioned, photos, shape, seed=3).batch(0, 48)
+    kinds = batch.labels.kinds
+    assert set(kinds[:3]) <= set(DISTORTIONS)
+    assert set(kinds[3:]) <= set(ALTERATIONS)
+    assert batch.labels.severities.shape == (7, 4)
+    assert len(batch.pixels) == 6 + 7 * 4 + 1
+    for photo, values in zip(batch.pixels, batch.labels.measured, strict=False):
+        assert values == pytest.approx(list(measure(photo[::2, ::2]).values()), abs=1e-6)
 
 
 def test_cuts_are_scaled_as_whole_photos_are(photos: np.ndarray[Any, np.dtype[np.uint8]]) -> None:

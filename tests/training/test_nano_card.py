@@ -22,6 +22,7 @@ def test_the_card_states_the_numbers_of_the_run() -> None:
         {},
         {"watercolour": 0.8765},
         {"striping": 0.4321, "mean": 0.5},
+        {"scratches": 0.3456},
         camera,
         Selectivity((), ()),
     )
@@ -32,6 +33,7 @@ def test_the_card_states_the_numbers_of_the_run() -> None:
     assert "noise 0.901" in card
     assert "watercolour 0.876" in card
     assert "striping 0.432, mean 0.500." in card
+    assert "scratches 0.346." in card
     assert "100 pairs of the mean of many shots and one of them): ranked right 0.19 of" in card
     assert "- `quality` (quality): Technical quality.\n" in card
     assert "{" not in card

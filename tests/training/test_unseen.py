@@ -13,11 +13,25 @@ from skimage import data, metrics
 
 from declip_runtime.errors import ImageError, TrainingError
 from declip_training.data.distortions import DISTORTIONS
+from declip_training.evaluation.attribute_ladders import to_oklab
 from declip_training.evaluation.camera_faults import CAMERA_FAULTS, chromatic_aberration, oversharpening
-from declip_training.evaluation.ladders import LADDERS, Pixels, climb, judge
-from declip_training.evaluation.unseen import UNSEEN, combing, dead_pixels, ghosting, lost_blocks, pixelation, webp
+from declip_training.evaluation.ladders import LADDERS, Pixels, climb, judge, to_linear
+from declip_training.evaluation.unseen import (
+    FRESH,
+    UNSEEN,
+    colour_bleeding,
+    colour_cast,
+    combing,
+    dead_pixels,
+    dithering,
+    ghosting,
+    lost_blocks,
+    pixelation,
+    scratches,
+    webp,
+)
 
-ALL = {**UNSEEN, **CAMERA_FAULTS}
+ALL = {**UNSEEN, **FRESH, **CAMERA_FAULTS}
 PHOTOS = {"astronaut": data.astronaut()[100:292, 100:292], "chelsea": data.chelsea()[60:237, 100:321]}
 
 
@@ -32,7 +46,7 @@ def test_each_rung_is_further_from_the_photo(name: str, photo: str) -> None:
     assert np.all(np.diff(squared) > 0)
     assert np.all(np.diff(similarity) < 0)
     assert similarity[1] > 0.8  # just visible
-    assert similarity[-1] < 0.8  # severe
+    assert similarity[-1] < (0.97 if name in FRESH else 0.8)  # severe, though the measure hardly sees colour
 
 
 @pytest.mark.parametrize("shape", [(61, 83), (128, 33), (17, 16)])
@@ -49,8 +63,8 @@ def test_shape_type_and_result_are_kept(name: str, shape: tuple[int, int]) -> No
 
 
 def test_kinds_are_none_of_training() -> None:
-    assert not set(UNSEEN) & {*DISTORTIONS, *LADDERS, *CAMERA_FAULTS}
-    assert 6 <= len(UNSEEN) <= 8
+    assert not {*UNSEEN, *FRESH} & {*DISTORTIONS, *LADDERS, *CAMERA_FAULTS}
+    assert not set(UNSEEN) & set(FRESH)
 
 
 def test_chromatic_aberration_parts_the_colours_only_towards_the_corners() -> None:
@@ -164,3 +178,18 @@ def test_an_unreadable_photo_is_named(tmp_path: Path) -> None:
     broken.write_bytes(b"not a picture")
     with pytest.raises(ImageError, match=r"broken\.png"):
         judge(partial(_distance, -1.0), [broken], ladders=UNSEEN)
+
+
+def test_fresh_kinds_do_what_they_say() -> None:
+    photo = PHOTOS["astronaut"]
+    assert len(np.unique(dithering(photo, 18).reshape(-1, 3), axis=0)) <= 18
+    lightness = to_oklab(photo)[..., 0]
+    bled = colour_bleeding(photo, 6)
+    shown = (bled > 0).all(axis=2) & (bled < 255).all(axis=2)  # what no screen can show is clipped
+    assert np.abs(to_oklab(bled)[..., 0] - lightness)[shown].max() < 0.02
+    cast = to_linear(colour_cast(photo, 0.5)).mean(axis=(0, 1)) / to_linear(photo).mean(axis=(0, 1))
+    assert cast == pytest.approx([1.0, 0.75, 0.5], abs=0.01)
+    touched = [(scratches(photo, s) != photo).any(axis=2) for s in (5, 60)]
+    assert 0.001 < touched[0].mean() < touched[1].mean() < 0.2
+    thin = ndimage.binary_opening(touched[1], np.ones((4, 4)))
+    assert thin.mean() < 0.02

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from .coop import Loss
 from .data.attributes import Attribute
-from .data.distortions import Pixels
 from .losses import antonym_logit, plcc_loss
 
 RISE = 4.0
@@ -38,16 +37,6 @@ class ChangeLadders:
     kinds: npt.NDArray[np.str_]
     severities: Tensor
     measured: Mapping[str, Tensor]
-
-
-def measure(pixels: Pixels) -> dict[str, float]:
-    """What arithmetic can say of a photo uint8 [H, W, 3]: brightness (mean), contrast (standard deviation), and
-    colorfulness (Hasler and Suesstrunk 2003), in units of 255."""
-    red, green, blue = (pixels[..., c].astype(np.float64) / 255 for c in range(3))
-    grey = 0.299 * red + 0.587 * green + 0.114 * blue
-    first, second = red - green, 0.5 * (red + green) - blue
-    colour = np.hypot(first.std(), second.std()) + 0.3 * np.hypot(first.mean(), second.mean())
-    return {"brightness": float(grey.mean()), "contrast": float(grey.std()), "colorfulness": float(colour)}
 
 
 def attribute_loss(

@@ -10,10 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .coop import Loss
+from .data.attributes import ATTRIBUTES, CHANGES, MEASURED
 from .data.batches import BatchLabels
 from .data.descriptions import ANTONYMS, distortion_sentences, level_sentences, strength_of
+from .data.distortions import DISTORTIONS
 from .features import FeatureBatch
 from .losses import antonym_logit, image_to_text, ladder_loss, plcc_loss, soft_levels
+
+ATTRIBUTE_WORDS = tuple(word for attribute in ATTRIBUTES for word in attribute.pair)
+RISE = 3.0
+"""How far an attribute's logit shall move over a severity of 1."""
+STILL = 0.3
+"""How far the logits of the others may."""
 
 
 def split_images(embedded: Tensor, labels: BatchLabels) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,28 +48,32 @@ class PerceptualObjective:
         levels = level_sentences(rng)
         antonyms = ANTONYMS[int(rng.integers(len(ANTONYMS)))]
         sentences, index = distortion_sentences(rng)
-        texts = self._encode_text([*levels, *antonyms, *sentences])
-        level_texts, pair, distortion_texts = texts[:5], texts[5:7], texts[7:]
+        words = len(ATTRIBUTE_WORDS)
+        texts = self._encode_text([*levels, *antonyms, *ATTRIBUTE_WORDS, *sentences])
+        level_texts, pair, distortion_texts = texts[:5], texts[5:7], texts[7 + words :]
+        axes = _axes(texts[7 : 7 + words])
 
         mos = torch.from_numpy(labels.mos)
         logit = antonym_logit(rated, pair, scale)
         score = torch.sigmoid(logit)
-        centres = torch.linspace(0, 1, 5)
         level_logits = scale * rated @ level_texts.T
-        expected = level_logits.softmax(1) @ centres
+        expected = _expected(level_logits)
         subset = torch.from_numpy(labels.subset)
         within = [plcc_loss(score[subset == k], mos[subset == k]) for k in subset.unique()]
 
-        shape = labels.severities.shape
-        ladder_logit = antonym_logit(ladders, pair, scale).view(shape)
-        ladder_expected = torch.logit((ladders @ level_texts.T * scale).softmax(1) @ centres, eps=1e-4).view(shape)
-        severities = torch.from_numpy(labels.severities)
+        worse, severities = _worsening(labels)
+        falling = ladders.view(*labels.severities.shape, -1)[worse]
+        ladder_logit = antonym_logit(falling, pair, scale)
+        ladder_expected = torch.logit(_expected(falling @ level_texts.T * scale), eps=1e-4)
         return {
             "mos": 4 * F.mse_loss(score, mos) + 4 * F.mse_loss(expected, mos),
             "plcc": torch.stack(within).mean() + plcc_loss(score, mos) + plcc_loss(expected, mos),
             "levels": 0.5 * F.cross_entropy(level_logits, soft_levels(mos)),
             "ladder": 1.5 * (ladder_loss(ladder_logit, severities) + ladder_loss(ladder_expected, severities)),
-            "distortion": 0.3 * image_to_text(ladders, distortion_texts, scale, _named(index, _graded(labels))),
+            "distortion": 0.3
+            * image_to_text(falling.flatten(0, 1), distortion_texts, scale, _named(index, _graded(labels))),
+            "attributes": attribute_movements(scale * ladders @ axes, labels),
+            "measured": 0.3 * _measured(rated @ axes, torch.from_numpy(labels.measured)),
         }
 
 
@@ -69,12 +81,13 @@ class RefiningObjective:
     """What a perceptual projector must satisfy on top of a tower that agrees with people already.
 
     Ladders that the tower ranks wrongly fall, distorted photos match their sentences (T_p), and the ranking of the
-    rated photos stays: fitted to their opinions once more, a projector only learned the photos of the bank by heart.
+    rated photos and what the embedding says of attributes stay: fitted to their opinions once more, a projector only
+    learned the photos of the bank by heart.
     """
 
     def __init__(self, encode_text: Callable[[Sequence[str]], Tensor], seed: int) -> None:
         self._encode_text, self._seed = encode_text, seed
-        self._pair = encode_text(ANTONYMS[0])
+        self._pair, self._axes = encode_text(ANTONYMS[0]), _axes(encode_text(ATTRIBUTE_WORDS))
 
     def __call__(
         self, tower: Tensor, projected: Tensor, labels: BatchLabels, scale: Tensor, step: int
@@ -82,17 +95,19 @@ class RefiningObjective:
         """Named losses for a batch's normalised embeddings [N, D], of the tower and projected."""
         before, _, _ = split_images(tower, labels)
         rated, ladders, captioned = split_images(projected, labels)
-        falling = antonym_logit(ladders, self._pair, scale).view(labels.severities.shape)
+        worse, severities = _worsening(labels)
+        falling = ladders.view(*labels.severities.shape, -1)[worse]
         kept = antonym_logit(rated, self._pair, scale), antonym_logit(before, self._pair, scale)
+        axes = scale * projected @ self._axes, scale * tower @ self._axes
         sentences, index = distortion_sentences(np.random.default_rng((self._seed, step, 1)))
         graded = [
             *_graded(labels),
             *zip(labels.captioned_kinds, map(float, labels.captioned_severities), strict=True),
         ]
-        distorted = torch.cat([ladders, captioned])
+        distorted = torch.cat([falling.flatten(0, 1), captioned])
         return {
-            "ladder": 3.0 * ladder_loss(falling, torch.from_numpy(labels.severities), margin=1.0),
-            "kept": F.mse_loss(*kept),
+            "ladder": 3.0 * ladder_loss(antonym_logit(falling, self._pair, scale), severities, margin=1.0),
+            "kept": F.mse_loss(*kept) + 0.5 * F.mse_loss(*axes),
             "distortion": 0.1 * image_to_text(distorted, self._encode_text(sentences), scale, _named(index, graded)),
         }
 
@@ -115,17 +130,67 @@ def context_loss(
             mos, subset = torch.from_numpy(labels.mos), torch.from_numpy(labels.subset)
             score = torch.sigmoid(antonym_logit(rated, pairs[0], scale))
             within = [plcc_loss(score[subset == k], mos[subset == k]) for k in subset.unique()]
-            rungs = antonym_logit(ladders, pairs[0], scale).view(labels.severities.shape)
-            fall = ladder_loss(rungs, torch.from_numpy(labels.severities))
+            worse, severities = _worsening(labels)
+            rungs = antonym_logit(ladders.view(*labels.severities.shape, -1)[worse], pairs[0], scale)
+            fall = ladder_loss(rungs, severities)
             parts.append(4 * F.mse_loss(score, mos) + torch.stack(within).mean() + plcc_loss(score, mos) + 3 * fall)
         return torch.stack(parts).mean()
 
     return loss
 
 
+def attribute_movements(logits: Tensor, labels: BatchLabels) -> Tensor:
+    """Each ladder moves the attributes that it is made to move, and no others; a scalar.
+
+    ``logits`` [T * R, A] of ATTRIBUTES for the images of all ladders. What a kind outside CHANGES does to attributes is
+    not clear, so it is free to.
+    """
+    kinds = [i for i, kind in enumerate(labels.kinds) if kind in CHANGES]
+    if not kinds:
+        return logits.sum() * 0
+    rungs = logits.view(*labels.severities.shape, -1)[kinds]
+    severities = torch.from_numpy(labels.severities)[kinds]
+    signs = torch.tensor([[float(a.moved_by.get(labels.kinds[i], 0)) for a in ATTRIBUTES] for i in kinds])
+    wanted = RISE * severities.diff(dim=1)[..., None]
+    short = F.relu(wanted - signs[:, None] * rungs.diff(dim=1)).mean(1)
+    strayed = F.relu((rungs[:, 1:] - rungs[:, :1]).abs() - STILL).mean(1)
+    own = signs != 0
+    return 4 * (short * own).sum() / own.sum().clamp(min=1) + (strayed * ~own).sum() / (~own).sum().clamp(min=1)
+
+
+def _measured(logits: Tensor, measured: Tensor) -> Tensor:
+    """How far the order of photos by an attribute [B, A] is from that by what is measured [B, 3], mean of 1 - r."""
+    names = [attribute.name for attribute in ATTRIBUTES]
+    return torch.stack([plcc_loss(logits[:, names.index(n)], measured[:, i]) for i, n in enumerate(MEASURED)]).mean()
+
+
+def _expected(level_logits: Tensor) -> Tensor:
+    """Mean of 0..1 that logits [..., levels] expect, in FP32: a product would be bf16, in which the logit of 1 - 1e-4
+    is infinite.
+    """
+    levels = torch.linspace(0, 1, level_logits.shape[-1])
+    return (level_logits.float().softmax(-1) * levels).sum(-1)
+
+
+def _axes(words: Tensor) -> Tensor:
+    """Directions [D, A] of ATTRIBUTES from their embedded words [2 A, D]."""
+    return (words[0::2] - words[1::2]).T
+
+
+def _worsening(labels: BatchLabels) -> tuple[Tensor, Tensor]:
+    """Which ladders are of distortions, bool [T], and those ladders' severities."""
+    worse = torch.tensor([kind in DISTORTIONS for kind in labels.kinds])
+    return worse, torch.from_numpy(labels.severities)[worse]
+
+
 def _graded(labels: BatchLabels) -> list[tuple[str, float]]:
-    """(kind, severity) of every rung of the ladders."""
-    return [(k, float(v)) for k, row in zip(labels.kinds, labels.severities, strict=True) for v in row]
+    """(kind, severity) of every rung of the ladders of distortions."""
+    return [
+        (kind, float(v))
+        for kind, row in zip(labels.kinds, labels.severities, strict=True)
+        if kind in DISTORTIONS
+        for v in row
+    ]
 
 
 def _named(index: Mapping[tuple[str, int], int], graded: Sequence[tuple[str, float]]) -> Tensor:

@@ -44,7 +44,7 @@ class PretrainConfig:
     ``trunk_lr`` is for the layers of the image tower that ImageNet taught, ``lr`` for its other ones.
     """
 
-    steps: int = 1600
+    steps: int = 1250
     crops: tuple[tuple[float, int], ...] = ((0.7, 240), (0.3, 288))
     lr: float = 1e-3
     trunk_lr: float = 2.5e-4
@@ -118,6 +118,10 @@ def pretrain(
                 losses = objective(rated, ladders, batch.labels, scale, step)
                 losses["semantic"] = 0.3 * image_to_text(captioned, encode_text(batch.labels.captions), scale)
             loss = torch.stack(list(losses.values())).sum()
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {float(loss.detach())} at step {step}. Remove {state}, and lower the learning rate."
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)

@@ -17,7 +17,7 @@ from declip_training.evaluation.camera_noise import CameraNoise, Share
 from declip_training.evaluation.judges import Judgement, judge_engine, main, to_markdown
 from declip_training.evaluation.ladders import LADDERS
 from declip_training.evaluation.selectivity import Selectivity, measure
-from declip_training.evaluation.unseen import UNSEEN
+from declip_training.evaluation.unseen import FRESH, UNSEEN
 from declip_training.recipes.nano_data import Sources
 
 from .engines import engine
@@ -64,7 +64,7 @@ def test_the_page_is_printed_and_written(path: Path, root: Path, capsys: pytest.
     page = output.read_text(encoding="utf-8")
     assert capsys.readouterr().out == page
     assert "A trial with 3 photos and 3 pairs: not a verdict." in page
-    for name in (*LADDERS, *CAMERA_FAULTS, *UNSEEN):
+    for name in (*LADDERS, *CAMERA_FAULTS, *UNSEEN, *FRESH):
         assert f"| {name} |" in page
     for name in ATTRIBUTE_LADDERS:
         assert f" {name} |" in page
@@ -83,7 +83,9 @@ def test_trials_are_spread_over_photos_and_scenes(path: Path, root: Path) -> Non
     assert judgement.selectivity.absent == ("sharpness", "contrast", "colorfulness", "compression")
 
 
-def _judgement(ladders: float, faults: float, unseen: float, camera: float, selectivity: Selectivity) -> Judgement:
+def _judgement(
+    ladders: float, faults: float, unseen: float, fresh: float, camera: float, selectivity: Selectivity
+) -> Judgement:
     share = Share(camera, 100, 29)
     return Judgement(
         engine={"engine": "mini", "engine id": "abc", "backend": "fake", "precision": "fp32"},
@@ -93,6 +95,7 @@ def _judgement(ladders: float, faults: float, unseen: float, camera: float, sele
         ladders={**dict.fromkeys(LADDERS, ladders), "mean": ladders},
         camera_faults={**dict.fromkeys(CAMERA_FAULTS, faults), "mean": faults},
         unseen={**dict.fromkeys(UNSEEN, unseen), "mean": unseen},
+        fresh={**dict.fromkeys(FRESH, fresh), "mean": fresh},
         camera=CameraNoise(share, (camera, camera), {"Sony": share}, {6400: share}),
         selectivity=selectivity,
     )
@@ -110,24 +113,24 @@ def test_verdicts_stand_at_the_bars(brightness: Selectivity) -> None:
         return [cell for cell in cells if cell in ("passed", "**failed**", "absent")]
 
     none = Selectivity((), ("contrast",))
-    at_bars = (0.97, 0.97, 0.97, 0.9)
-    assert verdicts(to_markdown(_judgement(*at_bars, none)))[:5] == ["passed"] * 4 + ["absent"]
-    for missed, below in enumerate((0.969, 0.969, 0.969, 0.89)):
+    at_bars = (0.97, 0.97, 0.97, 0.97, 0.9)
+    assert verdicts(to_markdown(_judgement(*at_bars, none)))[:6] == ["passed"] * 5 + ["absent"]
+    for missed, below in enumerate((0.969, 0.969, 0.969, 0.969, 0.89)):
         results = [*at_bars[:missed], below, *at_bars[missed + 1 :]]
-        expected = ["**failed**" if place == missed else "passed" for place in range(4)]
-        assert verdicts(to_markdown(_judgement(*results, none)))[:4] == expected
+        expected = ["**failed**" if place == missed else "passed" for place in range(5)]
+        assert verdicts(to_markdown(_judgement(*results, none)))[:5] == expected
 
-    page = to_markdown(_judgement(1.0, 1.0, 1.0, 1.0, brightness))
+    page = to_markdown(_judgement(1.0, 1.0, 1.0, 1.0, 1.0, brightness))
     assert "trial" not in page
     assert "| `brightness` (degree) | 1.0000; darker " in page
-    assert verdicts(page)[4] == "passed"
+    assert verdicts(page)[5] == "passed"
     assert "(down)" in page
     failing = replace(brightness.attributes[0], ranks={"darker": 1.0, "brighter": 0.94})
-    assert verdicts(to_markdown(_judgement(1.0, 1.0, 1.0, 1.0, Selectivity((failing,), ()))))[4] == "**failed**"
+    assert verdicts(to_markdown(_judgement(1.0, 1.0, 1.0, 1.0, 1.0, Selectivity((failing,), ()))))[5] == "**failed**"
 
 
 def test_a_number_just_below_a_bar_is_not_shown_as_the_bar() -> None:
-    page = to_markdown(_judgement(0.9699, 0.97, 0.97, 0.8999, Selectivity((), ())))
+    page = to_markdown(_judgement(0.9699, 0.97, 0.97, 0.97, 0.8999, Selectivity((), ())))
     assert "| 0.9699 | 0.97 | **failed** |" in page
     assert "| 0.8999 | 0.90 | **failed** |" in page
 

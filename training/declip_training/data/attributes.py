@@ -49,16 +49,21 @@ def _darker(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels
 
 
 # Of these it is not clear which attributes they move, and which way: is a halo sharp, a smeared photo free of noise?
-_UNCLEAR = ("colour fringes", "banding", "halos", "smearing")
+_UNCLEAR = ("colour fringes", "banding", "halos", "smearing", "interference", "dropouts", "jitter")
 
-CHANGES: Mapping[str, Distortion] = {
-    **{kind: change for kind, change in DISTORTIONS.items() if kind not in _UNCLEAR},
+ALTERATIONS: Mapping[str, Distortion] = {
     "sharpened": _sharpened,
     "high contrast": _high_contrast,
     "vivid": _vivid,
     "pale": _pale,
     "brighter": _brighter,
     "darker": _darker,
+}
+"""Changes that move an attribute and of which nobody can say whether a photo is the worse for them."""
+
+CHANGES: Mapping[str, Distortion] = {
+    **{kind: change for kind, change in DISTORTIONS.items() if kind not in _UNCLEAR},
+    **ALTERATIONS,
 }
 """Every change that a ladder of attributes can be made of, most distortions included."""
 
@@ -77,7 +82,10 @@ class Attribute:
 ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute(
         "sharpness", "quality", ("A sharp photo.", "A blurry photo."), "Sharpness: free of blur",
-        {"gaussian blur": -1, "defocus": -1, "motion blur": -1, "low resolution": -1, "sharpened": 1},
+        {
+            "gaussian blur": -1, "defocus": -1, "motion blur": -1, "camera shake": -1, "low resolution": -1,
+            "sharpened": 1,
+        },
     ),
     Attribute(
         "noise", "quality", ("A clean photo.", "A noisy photo."), "Freedom from noise: higher is cleaner",
@@ -102,3 +110,15 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         {"pale": -1, "vivid": 1},
     ),
 )  # fmt: skip
+
+MEASURED = ("brightness", "contrast", "colorfulness")
+
+
+def measure(pixels: Pixels) -> dict[str, float]:
+    """What arithmetic can say of a photo uint8 [H, W, 3]: brightness (mean), contrast (standard deviation), and
+    colorfulness (Hasler and Suesstrunk 2003), in units of 255."""
+    red, green, blue = (pixels[..., c].astype(np.float64) / 255 for c in range(3))
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
+    first, second = red - green, 0.5 * (red + green) - blue
+    colour = np.hypot(first.std(), second.std()) + 0.3 * np.hypot(first.mean(), second.mean())
+    return {"brightness": float(grey.mean()), "contrast": float(grey.std()), "colorfulness": float(colour)}

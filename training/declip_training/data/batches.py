@@ -13,27 +13,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .attributes import ALTERATIONS, CHANGES, MEASURED, measure
 from .biq2021 import SUBSETS, Rated
 from .distortions import DISTORTIONS, NOISES, distort, ladder, scaled, softened
 from .flickr8k import Captioned
 
 Pixels = npt.NDArray[np.uint8]
 LADDER_RUNGS = 4
-FAINT = 0.35
+FAINT = 0.45
+_ALL = {**CHANGES, **DISTORTIONS}
 
 
 @dataclass(frozen=True)
 class BatchLabels:
     """What is known of a batch's images, which stand in this order: rated, ladders rung by rung, captioned.
 
-    ``mos`` float32 [B] and ``subset`` int64 [B] belong to the rated ones; ``kinds`` (T) and ``severities`` float32
-    [T, R] to the ladders, severity 0 being the clean photo. ``captions`` are one for each captioned image, then more
+    ``mos`` float32 [B], ``subset`` int64 [B] and ``measured`` float32 [B, 3] (MEASURED) belong to the rated ones;
+    ``kinds`` (T) and ``severities`` float32 [T, R] to the ladders, severity 0 being the clean photo: of distortions
+    first, of alterations last. ``captions`` are one for each captioned image, then more
     without an image (negatives); ``captioned_kinds`` and ``captioned_severities`` [C] say how those images were
     distorted (severity 0: not at all).
     """
 
     mos: npt.NDArray[np.float32]
     subset: npt.NDArray[np.int64]
+    measured: npt.NDArray[np.float32]
     kinds: tuple[str, ...]
     severities: npt.NDArray[np.float32]
     captions: tuple[str, ...]
@@ -50,6 +54,7 @@ class BatchLabels:
         return cls(
             np.array(data["mos"], np.float32),
             np.array(data["subset"], np.int64),
+            np.array(data["measured"], np.float32),
             tuple(data["kinds"]),
             np.array(data["severities"], np.float32),
             tuple(data["captions"]),
@@ -75,7 +80,8 @@ class BatchShape:
     ``ladder_odds`` makes ladders of a kind more frequent; 1 where it says nothing. ``scaling`` below 1 scales
     ladders by nearly as much as whole photos more often than by less. ``stored`` are the kinds that happen to the file,
     before a photo is scaled for the tower. ``faint`` is the share of a noise's ladders whose clean picture is a little
-    soft and whose noise is faint, as the mean of many shots and one of them are.
+    soft and whose noise is faint, as the mean of many shots and one of them are. ``alterations`` are ladders of changes
+    that make a photo other, not worse.
     """
 
     rated: tuple[int, int, int] = (11, 9, 20)
@@ -87,6 +93,7 @@ class BatchShape:
     scaling: float = 1.0
     stored: frozenset[str] = frozenset({"jpeg"})
     faint: float = 0.0
+    alterations: int = 0
 
     def to_json(self) -> str:
         """The same text for the same shape, in any process."""
@@ -129,13 +136,14 @@ class BatchSource:
         images = [_random_crop(self._rated_pixels[i], crop, rng) for i in rated]
         odds = np.array([shape.ladder_odds.get(kind, 1.0) for kind in DISTORTIONS])
         kinds = tuple(str(k) for k in rng.choice(list(DISTORTIONS), shape.ladders, p=odds / odds.sum()))
-        severities = np.zeros((shape.ladders, LADDER_RUNGS), np.float32)
+        kinds += tuple(str(k) for k in rng.choice(list(ALTERATIONS), shape.alterations))
+        severities = np.zeros((len(kinds), LADDER_RUNGS), np.float32)
         for row, kind in zip(severities, kinds, strict=True):
             row[1:] = _graded(rng)
             window, seed = self._window(crop, rng), int(rng.integers(2**32))
             if kind in NOISES and rng.random() < shape.faint:
                 window, row[1:] = softened(window, rng), FAINT * row[1:]
-            images += ladder(window, crop, DISTORTIONS[kind], row[1:], seed, stored=kind in shape.stored)
+            images += ladder(window, crop, _ALL[kind], row[1:], seed, stored=kind in shape.stored)
         count = shape.captioned + shape.extra_captions
         chosen = rng.choice(len(self._captions), count, replace=False)
         cut = round(crop * self._relative(self._captioned_pixels))
@@ -148,8 +156,10 @@ class BatchSource:
             for p, k, s in zip(captioned, captioned_kinds, strong, strict=True)
         ]
         subset = np.repeat(np.arange(len(SUBSETS)), shape.rated)
+        values = [measure(image[::2, ::2]) for image in images[: len(rated)]]
+        measured = np.array([[v[name] for name in MEASURED] for v in values], np.float32)
         labels = BatchLabels(
-            self._mos[rated], subset, kinds, severities, captions, captioned_kinds, strong.astype(np.float32)
+            self._mos[rated], subset, measured, kinds, severities, captions, captioned_kinds, strong.astype(np.float32)
         )
         return Batch(np.stack(images), labels)
 

@@ -89,10 +89,10 @@ def camera_grain(pixels: Pixels, severity: float, rng: np.random.Generator) -> P
     height, width = pixels.shape[:2]
     strength = 0.8 + 13.0 * severity**1.4
     shade = 1.25 - 0.75 * pixels.mean(axis=2, keepdims=True, dtype=np.float32) / 255.0
-    fine = _soft_noise((height, width, 1), rng.uniform(0.0, 0.9), rng)
-    blotches = _soft_noise(pixels.shape, rng.uniform(0.6, 2.5), rng)
+    fine = _soft_noise((height, width, 1), rng.uniform(0.2, 1.1), rng)
+    blotches = _soft_noise(pixels.shape, rng.uniform(0.8, 3.5), rng)
     blotches -= blotches.mean(axis=2, keepdims=True)
-    noise = fine + rng.uniform(0.2, 1.0) * blotches
+    noise = fine + rng.uniform(0.2, 1.4) * blotches
     grainy: Pixels = np.clip(pixels + np.float32(strength) * shade * noise + 0.5, 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         return grainy

@@ -52,6 +52,10 @@ _DISTORTION_WORDS: dict[str, tuple[str, ...]] = {
     "banding": ("posterised", "broken into bands of colour"),
     "halos": ("oversharpened", "surrounded by halos"),
     "smearing": ("smeared by noise reduction", "like a watercolour"),
+    "camera shake": ("shaken by an unsteady hand", "blurred by camera shake"),
+    "interference": ("covered with interference patterns", "spoiled by moire"),
+    "dropouts": ("damaged with missing parts", "full of lost patches"),
+    "jitter": ("jagged and displaced", "as if seen through frosted glass"),
 }
 _DISTORTION_TEMPLATES = ("A photo that is {} {}.", "The image is {} {}.", "{} {} picture.")
 CLEAN_SENTENCES = ("A clean and sharp photo.", "A photo without distortions.", "The image is crisp and clear.")

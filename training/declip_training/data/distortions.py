@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from .camera_faults import banding, camera_grain, colour_fringes, halos, smearing
+from .signal_faults import camera_shake, dropouts, interference, jitter
 
 Pixels = npt.NDArray[np.uint8]
 Distortion = Callable[[Pixels, float, np.random.Generator], Pixels]
@@ -133,6 +134,10 @@ DISTORTIONS: Mapping[str, Distortion] = {
     "banding": banding,
     "halos": halos,
     "smearing": smearing,
+    "camera shake": camera_shake,
+    "interference": interference,
+    "dropouts": dropouts,
+    "jitter": jitter,
 }
 
 
@@ -140,8 +145,8 @@ NOISES = frozenset({"sensor noise", "display noise", "camera grain"})
 
 
 def softened(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """A copy of uint8 [H, W, 3] that has lost its finest detail to a blur of less than a pixel or so."""
-    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.1))))
+    """A copy of uint8 [H, W, 3] that has lost its finest detail to a blur of one pixel or two."""
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.8))))
 
 
 def distort(pixels: Pixels, kind: str, severity: float, rng: np.random.Generator) -> Pixels:

@@ -40,6 +40,12 @@ def build_pixel_bank(paths: Sequence[Path], side: int, folder: Path) -> npt.NDAr
     return opened
 
 
+def photos_sha256(paths: Sequence[Path]) -> str:
+    """SHA-256 over the photos' names and sizes, whatever their order."""
+    names = sorted(f"{path.name}:{path.stat().st_size};" for path in paths)
+    return hashlib.sha256("".join(names).encode()).hexdigest()
+
+
 def load_square(path: Path, side: int) -> npt.NDArray[np.uint8]:
     """One photo as uint8 [side, side, 3], resized and cropped as the tower's evaluation transform does."""
     with Image.open(path) as opened:

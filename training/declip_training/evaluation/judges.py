@@ -35,7 +35,7 @@ from .camera_noise import CameraNoise, Share, judge_pairs, read_polyu
 from .ladders import LADDERS, Pixels, judge
 from .selectivity import BAR as ATTRIBUTE_BAR
 from .selectivity import MINIMUM, Selectivity, measure
-from .unseen import UNSEEN
+from .unseen import FRESH, UNSEEN
 
 LADDER_BAR = 0.97
 CAMERA_BAR = 0.9
@@ -54,6 +54,7 @@ class Judgement:
     ladders: Mapping[str, float]
     camera_faults: Mapping[str, float]
     unseen: Mapping[str, float]
+    fresh: Mapping[str, float]
     camera: CameraNoise
     selectivity: Selectivity
 
@@ -95,6 +96,7 @@ def judge_engine(
             ladders=judge(one, photos),
             camera_faults=judge(one, photos, ladders=CAMERA_FAULTS),
             unseen=judge(one, photos, ladders=UNSEEN),
+            fresh=judge(one, photos, ladders=FRESH),
             selectivity=measure(every, kinds, photos),
         )
 
@@ -115,6 +117,7 @@ def _verdicts(j: Judgement) -> list[tuple[str, str, str, str]]:
         ("ladders by other code, mean", j.ladders["mean"], LADDER_BAR),
         ("faults of lens and processing by other code, mean", j.camera_faults["mean"], LADDER_BAR),
         ("ladders of kinds not trained on, mean", j.unseen["mean"], LADDER_BAR),
+        ("ladders of kinds that no choice went by, mean", j.fresh["mean"], LADDER_BAR),
         ("camera noise, share ranked right", j.camera.all.right, CAMERA_BAR),
     ]
     rows = [(name, f"{value:.4f}", f"{bar:.2f}", _verdict(value >= bar)) for name, value, bar in shares]
@@ -138,14 +141,16 @@ def _ladder_tables(j: Judgement) -> list[str]:
             ("other code", j.ladders),
             ("lens and processing, other code", j.camera_faults),
             ("kind not trained on", j.unseen),
+            ("kind that no choice went by", j.fresh),
         )
         for name, value in ladders.items()
     ]
-    known, new = len(LADDERS) + len(CAMERA_FAULTS), len(UNSEEN)
+    known, new, fresh = len(LADDERS) + len(CAMERA_FAULTS), len(UNSEEN), len(FRESH)
     return [
         "## Ladders\n",
         f"Mean Spearman correlation of rung and falling `{j.score}` over {j.n_photos} photos: {known} ladders of kinds "
-        f"that training knows, made by other code, and {new} of kinds that it does not know.\n",
+        f"that training knows, made by other code, {new} of kinds that it does not know, and {fresh} more that were "
+        "added later: what training was given was never chosen by these.\n",
         _grid(("ladders", "kind", "correlation"), rows),
     ]
 

@@ -1,10 +1,10 @@
 """Ladders of faults that training never makes: a score that falls on them knows faults, not only those it was shown.
 
-Nothing is shared with ``declip_training.data.distortions``, and none of its kinds (blur, defocus, motion, sensor and
-display noise, grain, JPEG, under- and overexposure, contrast, resolution, colour fringes, banding, halos, smearing) is
-here; pixelation differs from resolution, which is lost smoothly there. Five rungs above the untouched photo,
-set by eye from just visible to severe, never by what an engine makes of them. Every function is deterministic; those
-that use Pillow's codecs and filters give what this machine's version gives.
+Nothing is shared with ``declip_training.data.distortions``, and none of its kinds (blur, defocus, motion, shake, sensor
+and display noise, grain, JPEG, under- and overexposure, contrast, resolution, colour fringes, banding, halos, smearing,
+interference, dropouts, jitter) is here; pixelation differs from resolution, which is lost smoothly there. Five rungs
+above the untouched photo, set by eye from just visible to severe, never by what an engine makes of them. Every function
+is deterministic; those that use Pillow's codecs and filters give what this machine's version gives.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image, ImageDraw, features
+from scipy import ndimage
 
 from declip_runtime.errors import TrainingError
 
-from .ladders import Pixels, Rung, rungs, to_pixels
+from .attribute_ladders import from_oklab, to_oklab
+from .ladders import Pixels, Rung, rungs, to_linear, to_pixels, to_srgb
 
 
 def dead_pixels(pixels: Pixels, strength: float) -> Pixels:
@@ -86,6 +88,44 @@ def combing(pixels: Pixels, strength: float) -> Pixels:
     return combed
 
 
+def scratches(pixels: Pixels, strength: float) -> Pixels:
+    """``strength`` bright hairs a hundred thousand pixels, thin, bent and half as long as a photo, as on old film."""
+    rng = np.random.default_rng(6)
+    height, width = pixels.shape[:2]
+    canvas = Image.fromarray(pixels)
+    pen = ImageDraw.Draw(canvas)
+    for _ in range(max(1, round(strength * height * width / 1e5))):
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        angle, bend = rng.uniform(0, 2 * np.pi), rng.uniform(-0.02, 0.02)
+        points = [(x, y)]
+        for _ in range(round(min(height, width) / 8)):
+            angle += bend
+            x, y = x + 4 * np.cos(angle), y + 4 * np.sin(angle)
+            points.append((x, y))
+        pen.line(points, fill=(235, 230, 220))
+    return np.asarray(canvas)
+
+
+def colour_bleeding(pixels: Pixels, sigma: float) -> Pixels:
+    """Colour, not lightness, blurred by ``sigma`` pixels and as far to the right, as a worn video tape shows it."""
+    lab = to_oklab(pixels)
+    for axis in (1, 2):
+        blurred = ndimage.gaussian_filter(lab[..., axis], sigma, mode="nearest")
+        lab[..., axis] = ndimage.shift(blurred, (0, sigma), order=1, mode="nearest")
+    return from_oklab(lab)
+
+
+def dithering(pixels: Pixels, colours: float) -> Pixels:
+    """The best ``colours`` colours for the photo, mixed dot by dot (Floyd and Steinberg), as in a GIF."""
+    image = Image.fromarray(pixels).quantize(round(colours), Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    return np.asarray(Image.fromarray(pixels).quantize(palette=image).convert("RGB"))
+
+
+def colour_cast(pixels: Pixels, strength: float) -> Pixels:
+    """White balance off: of linear light, ``strength`` of 1 taken from blue, half of that from green."""
+    return to_srgb(to_linear(pixels) * np.array([1.0, 1 - 0.5 * strength, 1 - strength]))
+
+
 UNSEEN: Mapping[str, Sequence[Rung]] = {
     "dead pixels": rungs(dead_pixels, 0.0005, 0.002, 0.006, 0.018, 0.05),
     "WebP": rungs(webp, 50, 30, 15, 6, 0),
@@ -97,3 +137,12 @@ UNSEEN: Mapping[str, Sequence[Rung]] = {
     "combing": rungs(combing, 1, 2, 4, 7, 12),
 }
 """Five rungs of each kind, from just visible to severe."""
+
+FRESH: Mapping[str, Sequence[Rung]] = {
+    "scratches": rungs(scratches, 2, 5, 12, 28, 60),
+    "colour bleeding": rungs(colour_bleeding, 1.5, 3, 6, 10, 16),
+    "dithering": rungs(dithering, 96, 40, 18, 8, 4),
+    "colour cast": rungs(colour_cast, 0.2, 0.35, 0.5, 0.65, 0.8),
+}
+"""Four more kinds, added on 27 November, when training got kinds of the families on which ``UNSEEN`` had found it weak:
+nothing was ever chosen by these."""

@@ -96,17 +96,17 @@ class NanoTower(nn.Module):
             x = self.stages[FROZEN_STAGES - 1](x)
         x = x + self.joins[0](details[2])
         x = self.stages[2](x) + self.joins[1](details[3])
-        features = [*_statistics(details[3]), *_statistics(x)]
+        features = [*statistics(details[3]), *statistics(x)]
         x = self.stages[4](self.stages[3](x))
-        features += _statistics(x)
+        features += statistics(x)
         x = self.stages[6](self.stages[5](x))
-        features += _statistics(x)
+        features += statistics(x)
         return torch.cat([*features, F.relu6(self.conv_head(x)).float().mean((2, 3))], dim=1)
 
 
-def trunk_network() -> nn.Module:
-    """timm's EfficientNet-Lite0 with a classifier of ImageNet, as its public weights fit it; random."""
-    network: nn.Module = timm.create_model(TRUNK, bn_eps=1e-3)
+def trunk_network(name: str = TRUNK) -> nn.Module:
+    """timm's EfficientNet-Lite with a classifier of ImageNet, as its public weights fit it; random."""
+    network: nn.Module = timm.create_model(name, bn_eps=1e-3)
     return network
 
 
@@ -126,7 +126,7 @@ def folded(model: nn.Module) -> Any:
     return model
 
 
-def _statistics(maps: Tensor) -> tuple[Tensor, Tensor]:
+def statistics(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation [B, C] of [B, C, H, W] over the picture, FP32."""
     maps = maps.float()
     mean = maps.mean((2, 3), keepdim=True)

@@ -36,7 +36,7 @@ from declip_training.linear_head import fit_linear_head
 from declip_training.losses import antonym_logit
 from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_sha256
 from declip_training.model.declip import DeCLIP
-from declip_training.model.imagenet_start import PACKAGE, SHA256, imagenet_weights, standardise, start_from_imagenet
+from declip_training.model.imagenet_start import LITE0, standardise, start_from_imagenet
 from declip_training.model.nano_tower import NanoTower
 from declip_training.model.projector import Projector
 from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
@@ -61,6 +61,7 @@ from declip_training.recipes.nano_settings import (
     TOWER_SHAPE,
     WORTHWHILE,
 )
+from declip_training.recipes.nano_teacher import TEACHERS, taught
 from declip_training.recipes.nano_validation import ValidationFeatures, ValidationSplit
 
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
@@ -104,13 +105,15 @@ class Nano:
     def __init__(self, data: Path, out: Path, rounds: Sequence[PretrainConfig], report: Report) -> None:
         self.sources, self.out, self.rounds, self.report = Sources(data), out, rounds, report
         self.seed = rounds[0].seed
-        self._imagenet = imagenet_weights()  # what is missing is said before the photos are read
+        for public in TEACHERS:
+            public.read()  # what is missing is said before the photos are read
         out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(self.seed)
         self.banks: Banks = prepare(self.sources, out / "cache")
         splits = self.banks.splits
         self.validation = ValidationSplit(splits.validation, self.banks.validation, self.sources.validation)
         report(f"{len(splits.fit)} photos to fit, {len(splits.validation)} to choose by")
+        self._fit, self._teacher = taught(self.banks, out / "teacher", self.seed, report)
 
     def run(self, *, attributes: bool = False) -> NanoResult:
         """All stages in order; with ``attributes`` the engine gets scores for those that prove selective."""
@@ -120,6 +123,7 @@ class Nano:
         bank = self.feature_bank(clip, preprocess)
         checkpoint = self.projectors(clip, tokenizer, bank, features, scale)
         prompts, card = self.prompts(clip, tokenizer, bank, features, checkpoint.perceptual, scale)
+        card["teacher"] = self._teacher
         card["decoupling"] = self.decoupling(clip, tokenizer, preprocess, checkpoint, features)
         if attributes:
             offered, card["attributes"] = self.attributes(clip, tokenizer, preprocess, checkpoint.perceptual, scale)
@@ -136,7 +140,7 @@ class Nano:
         made_from = {
             "tower_sha256": checkpoint.tower_sha256,
             "projector_sha256": checkpoint.sha256,
-            "started_from": {PACKAGE: SHA256},
+            "started_from": {public.package: public.sha256 for public in TEACHERS},
             "rounds": [asdict(config) for config in self.rounds],
             "data": fingerprints(self.sources, self.banks),
         }
@@ -146,7 +150,7 @@ class Nano:
         """Tower, which knew ImageNet, and text tower (moving average), frozen."""
         clip, tokenizer, preprocess = load_clip(str(MODEL_CONFIG), "random")
         trunk: NanoTower = clip.visual.trunk  # type: ignore[assignment,union-attr]
-        start_from_imagenet(trunk, self._imagenet, preprocess.mean, preprocess.std)
+        start_from_imagenet(trunk, LITE0.read(), preprocess.mean, preprocess.std)
         some = self.banks.fit[:: max(1, len(self.banks.fit) // STANDARD_PHOTOS)]
         standardise(trunk, to_input(some, preprocess.mean, preprocess.std))
 
@@ -321,7 +325,7 @@ class Nano:
 
     def _source(self, shape: BatchShape, seed: int) -> BatchSource:
         b = self.banks
-        return BatchSource(b.splits.fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=seed)
+        return BatchSource(self._fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=seed)
 
     @torch.no_grad()
     def _zero_shot(self, clip: nn.Module, tokenizer: Tokenizer, preprocess: Preprocess) -> dict[str, float]:

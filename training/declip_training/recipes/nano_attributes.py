@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from declip_runtime.manifest import ScoreSpec
-from declip_training.attributes import ChangeLadders, attribute_loss, measure, selectivity
+from declip_training.attributes import ChangeLadders, attribute_loss, selectivity
 from declip_training.coop import CoopConfig, learn_context
-from declip_training.data.attributes import ATTRIBUTES, CHANGES, Attribute
+from declip_training.data.attributes import ATTRIBUTES, CHANGES, MEASURED, Attribute, measure
 from declip_training.data.distortions import Pixels, ladder
 from declip_training.model.prompts import ScorePrompts, encode_texts
 from declip_training.model.tower import Tokenizer
@@ -27,7 +27,6 @@ SELECTIVE = 0.95
 DISTINCT = 2.0  # times as far as any other change: a "noise" that blur moves nearly as far would mislead
 SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 KINDS = tuple(CHANGES)
-MEASURED = ("brightness", "contrast", "colorfulness")
 COOP = CoopConfig(tokens=24, lr=1e-2, steps=4000, check_every=200)
 """As many tokens as the text tower has room for: of a few the pair of an attribute hardly leaves that of another."""
 

@@ -24,6 +24,7 @@ def model_card(
     ladders = [f"{name} {float(judged[f'ladder_{name}']):.3f}" for name in LADDERS]
     faults = [f"{name} {value:.3f}" for name, value in judgement.camera_faults.items()]
     unseen = [f"{name} {value:.3f}" for name, value in judgement.unseen.items()]
+    fresh = [f"{name} {value:.3f}" for name, value in judgement.fresh.items()]
     camera = judgement.camera.all
     numbers: dict[str, Any] = {k: f"{float(judged[k]):.3f}" for k in ("ss01", "ss02", "ss03", "mean", "pooled")}
     counts = {k: f"{int(judged[k]):,}" for k in ("n", "n_unique", "n_ladder_photos")}
@@ -34,6 +35,7 @@ def model_card(
         ladders=", ".join(ladders),
         faults=", ".join(faults),
         unseen=", ".join(unseen),
+        fresh=", ".join(fresh),
         pairs=camera.pairs,
         camera=f"{camera.right:.2f}",
         **numbers,

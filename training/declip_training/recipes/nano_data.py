@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from PIL import Image
 from declip_runtime.errors import TrainingError
 from declip_training.data.biq2021 import Splits, read_splits
 from declip_training.data.flickr8k import Captioned, read_flickr8k, read_split
-from declip_training.data.pixel_bank import build_pixel_bank
+from declip_training.data.pixel_bank import build_pixel_bank, photos_sha256
 
 SIDE = 384
 LADDER_SIDES = (512, 320)
@@ -135,12 +134,7 @@ def fingerprints(sources: Sources, banks: Banks) -> dict[str, dict[str, int | st
         "Kodak": sources.validation,
         "Flickr8k without Test": [p.path for p in banks.captioned],
     }
-    return {name: {"photos": len(paths), "sha256": _names_sha256(paths)} for name, paths in parts.items()}
-
-
-def _names_sha256(paths: list[Path]) -> str:
-    names = sorted(f"{path.name}:{path.stat().st_size};" for path in paths)
-    return hashlib.sha256("".join(names).encode()).hexdigest()
+    return {name: {"photos": len(paths), "sha256": photos_sha256(paths)} for name, paths in parts.items()}
 
 
 def _ladder_photos(sources: Sources, splits: Splits) -> list[tuple[int, list[Path]]]:

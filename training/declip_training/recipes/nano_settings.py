@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from declip_training.data.attributes import ALTERATIONS
 from declip_training.data.batches import BatchShape
 from declip_training.data.distortions import DISTORTIONS
 from declip_training.pretrain import PretrainConfig
@@ -10,17 +11,20 @@ ROUNDS = (PretrainConfig(),)
 # What scaling down hides best, compression and blown highlights, is shown most, and noise, which enlarging changes. All
 # ladders are distorted in the file's pixels: noise added to what the tower sees teaches it nothing of enlarged noise.
 TOWER_SHAPE = BatchShape(
-    rated=(14, 12, 24),
-    ladders=12,
-    captioned=14,
+    rated=(12, 12, 22),
+    ladders=15,
+    captioned=12,
     ladder_odds={
-        "jpeg": 3.0, "sensor noise": 2.5, "overexposure": 2.0, "display noise": 1.5, "camera grain": 2.0,
-        "colour fringes": 1.5, "banding": 1.5, "halos": 1.5, "smearing": 1.5,
+        "jpeg": 3.0, "sensor noise": 2.5, "overexposure": 2.0, "display noise": 1.5, "camera grain": 3.0,
+        "colour fringes": 1.5, "banding": 2.0, "halos": 1.5, "smearing": 1.5,
+        "camera shake": 1.5, "interference": 2.0, "dropouts": 1.5, "jitter": 1.5,
     },
     scaling=0.5,
-    stored=frozenset(DISTORTIONS),
-    faint=0.5,
+    stored=frozenset({*DISTORTIONS, *ALTERATIONS}),
+    faint=0.55,
+    alterations=3,
 )  # fmt: skip
+OWN_OPINION = 0.4  # of a photo; the rest of what the tower learns is what the teacher says of it
 STANDARD_PHOTOS = 256  # that the spread of the tower's features is measured on
 # The tower's embedding tells compression better than its cosine with two sentences does: the projector's to learn.
 BANK_SHAPE = BatchShape(
@@ -29,9 +33,11 @@ BANK_SHAPE = BatchShape(
     ladder_odds={
         "jpeg": 6.0, "sensor noise": 4.0, "overexposure": 3.0, "display noise": 2.0, "gaussian blur": 2.0,
         "camera grain": 3.0, "colour fringes": 2.0, "banding": 2.0, "halos": 2.0, "smearing": 2.0,
+        "camera shake": 2.0, "interference": 2.0, "dropouts": 2.0, "jitter": 2.0,
     },
     scaling=0.4,
     stored=frozenset(DISTORTIONS),
+    faint=0.4,
 )  # fmt: skip
 BANK_PLAN = [(10**6 + i, 336) for i in range(240)]
 """(step, crop side) of each batch of the feature bank: steps that no pre-training reaches."""
