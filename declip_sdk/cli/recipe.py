@@ -30,11 +30,8 @@ def command() -> None:
 @click.option(
     "--ledger", type=click.Path(path_type=Path), help="CSV that records every look at Test; in --out by default."
 )
-@click.option(
-    "--attributes", is_flag=True, help="Offer sharpness, noise and the like where they prove selective (an experiment)."
-)
 @click.option("--note", default="", help="A remark for the ledger.")
-def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attributes: bool, note: str) -> None:
+def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, note: str) -> None:
     """Train declip-nano, the bundled engine, from public data: an hour and a half to two on two cores.
 
     DATA holds clones of nisarahmedrana/BIQ2021 (as BIQ2021), imazen/codec-corpus (codec-corpus), BIDS/BSDS500
@@ -66,7 +63,7 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, attribut
     sources = Sources(data)
     read_polyu(sources.polyu)  # what is missing is said before the training, not after it
     rounds = ROUNDS if steps is None else tuple(replace(config, steps=steps) for config in ROUNDS)
-    result = Nano(data, out, rounds, lambda line: click.echo(line, err=True)).run(attributes=attributes)
+    result = Nano(data, out, rounds, lambda line: click.echo(line, err=True)).run()
     licence = resources.files("declip_runtime").joinpath("models/MODEL_LICENSE").read_text(encoding="utf-8")
 
     def export(made: NanoResult) -> EngineFile:

@@ -28,7 +28,7 @@ from . import nano_world
 
 LADDERS = {"mean": 0.5}
 JUDGED = Judgement(
-    {}, "quality", 3, True, LADDERS, LADDERS, LADDERS, CameraNoise(Share(0.5, 6, 3), (0.1, 0.9), {}, {}),
+    {}, "quality", 3, True, LADDERS, LADDERS, LADDERS, LADDERS, CameraNoise(Share(0.5, 6, 3), (0.1, 0.9), {}, {}),
     Selectivity((), ()),
 )  # fmt: skip
 

@@ -143,13 +143,31 @@ def test_contexts_learn_attributes_and_only_selective_ones_are_offered(tiny_clip
     ladders = _ladders(photos=12, dim=32)
     config = CoopConfig(steps=40, check_every=20, lr=2e-2)
     offered, card = learn_attributes(clip, tokenizer, ladders, ladders, 20.0, lambda name: lambda line: None, config)
-    assert list(card) == list(BY_NAME)
+    assert [name.split(",")[0] for name in card if name.endswith(", words")] == list(BY_NAME)
     for name, attribute in BY_NAME.items():
         words = selectivity(ladders, attribute, encode_texts(clip, tokenizer, attribute.pair)[None], 20.0)
-        assert card[name]["choice"] > words["choice"], name
-    selective = [n for n, c in card.items() if c["own"] >= 0.95 and 2 * c["strays"] <= c["moved"]]
-    assert [prompts.spec.name for prompts in offered] == selective
-    assert selective  # a random text tower of width 32 reaches some of the six axes
+        assert card[f"{name}, words"]["choice"] == pytest.approx(words["choice"], abs=1e-3)
+        if f"{name}, learned" in card:
+            assert card[f"{name}, learned"]["choice"] > words["choice"], name
+    proven = [n.split(",")[0] for n, c in card.items() if c["own"] >= 0.95 and 2 * c["strays"] <= c["moved"]]
+    assert [prompts.spec.name for prompts in offered] == proven
+    assert proven  # a random text tower of width 32 reaches some of the six axes
+
+
+def test_words_that_suffice_need_no_context(tiny_clip: Any) -> None:
+    clip, tokenizer, _ = tiny_clip
+    attribute = ATTRIBUTES[0]
+    axis = F.normalize(encode_texts(clip, tokenizer, attribute.pair).diff(dim=0)[0], dim=-1)
+    ladders = _ladders(photos=12, dim=32)
+    own = torch.tensor([float(attribute.moved_by.get(str(kind), 0)) for kind in ladders.kinds])
+    moved = torch.randn(len(own), 1, 32, generator=torch.Generator().manual_seed(0)) * 0.05
+    moved = moved - 0.5 * own[:, None, None] * SEVERITY[:, None] * axis
+    along = ChangeLadders(F.normalize(moved + 1, dim=-1), ladders.kinds, SEVERITY, {})
+    config = CoopConfig(steps=2, check_every=2)
+    offered, card = learn_attributes(clip, tokenizer, along, along, 20.0, lambda name: lambda line: None, config)
+    assert offered[0].spec.name == attribute.name
+    assert offered[0].context is None
+    assert f"{attribute.name}, learned" not in card
 
 
 def test_a_result_can_offer_some_of_its_scores(tiny_clip: Any) -> None:

@@ -115,8 +115,8 @@ class Nano:
         report(f"{len(splits.fit)} photos to fit, {len(splits.validation)} to choose by")
         self._fit, self._teacher = taught(self.banks, out / "teacher", self.seed, report)
 
-    def run(self, *, attributes: bool = False) -> NanoResult:
-        """All stages in order; with ``attributes`` the engine gets scores for those that prove selective."""
+    def run(self) -> NanoResult:
+        """All stages in order."""
         clip, tokenizer, preprocess = self.tower()
         scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator]
         features = self.validation.features(clip.visual, preprocess, self._folder(clip))  # type: ignore[arg-type]
@@ -125,9 +125,8 @@ class Nano:
         prompts, card = self.prompts(clip, tokenizer, bank, features, checkpoint.perceptual, scale)
         card["teacher"] = self._teacher
         card["decoupling"] = self.decoupling(clip, tokenizer, preprocess, checkpoint, features)
-        if attributes:
-            offered, card["attributes"] = self.attributes(clip, tokenizer, preprocess, checkpoint.perceptual, scale)
-            prompts = replace(prompts, scores=(*prompts.scores, *offered))
+        offered, card["attributes"] = self.attributes(clip, tokenizer, preprocess, checkpoint.perceptual, scale)
+        prompts = replace(prompts, scores=(*prompts.scores, *offered))
         save_projectors(self.out / "declip-nano.safetensors", replace(checkpoint, prompts=prompts))
         declip = DeCLIP.from_clip(clip, tokenizer, prompts, checkpoint.perceptual, checkpoint.semantic)
         with torch.no_grad():

@@ -27,7 +27,7 @@ SELECTIVE = 0.95
 DISTINCT = 2.0  # times as far as any other change: a "noise" that blur moves nearly as far would mislead
 SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 KINDS = tuple(CHANGES)
-COOP = CoopConfig(tokens=24, lr=1e-2, steps=4000, check_every=200)
+COOP = CoopConfig(tokens=20, lr=1e-2, steps=1500, check_every=100)
 """As many tokens as the text tower has room for: of a few the pair of an attribute hardly leaves that of another."""
 
 
@@ -85,9 +85,10 @@ def learn_attributes(
     log: Callable[[str], Callable[[dict[str, float]], None]],
     config: CoopConfig | None = None,
 ) -> tuple[tuple[ScorePrompts, ...], dict[str, dict[str, float]]]:
-    """Prompts of the attributes that ``unseen`` ladders prove selective, learned on ``seen`` ones.
+    """Prompts of the attributes that ``unseen`` ladders prove selective: words, or a context learned on ``seen`` ones.
 
-    Also how selective each of ATTRIBUTES became, offered or not. ``log`` gives each attribute's writer of steps.
+    Also how selective each of ATTRIBUTES is, offered or not, by its words and, where those do not suffice, by what was
+    learned. ``log`` gives each attribute's writer of steps.
     """
     offered, card = [], {}
     for attribute in ATTRIBUTES:
@@ -95,12 +96,23 @@ def learn_attributes(
         def choice(pairs: Tensor, attribute: Attribute = attribute) -> float:
             return selectivity(unseen, attribute, pairs, scale)["choice"]
 
-        loss = attribute_loss(seen, attribute, scale)
-        context = learn_context(clip, tokenizer, [attribute.pair], config or COOP, loss, choice, log(attribute.name))
-        pair = encode_texts(clip, tokenizer, attribute.pair, context)
-        reached = selectivity(unseen, attribute, pair[None], scale)
-        card[attribute.name] = {k: round(v, 4) for k, v in reached.items()}
-        if reached["own"] >= SELECTIVE and DISTINCT * reached["strays"] <= reached["moved"]:
+        def reached(context: Tensor | None, attribute: Attribute = attribute) -> dict[str, float]:
+            pair = encode_texts(clip, tokenizer, attribute.pair, context)
+            found = selectivity(unseen, attribute, pair[None], scale)
+            return {k: round(v, 4) for k, v in found.items()}
+
+        context = None
+        card[f"{attribute.name}, words"] = found = reached(context)
+        if not _proven(found):
+            loss = attribute_loss(seen, attribute, scale)
+            pairs = [attribute.pair]
+            context = learn_context(clip, tokenizer, pairs, config or COOP, loss, choice, log(attribute.name))
+            card[f"{attribute.name}, learned"] = found = reached(context)
+        if _proven(found):
             spec = ScoreSpec(attribute.name, attribute.kind, (attribute.pair,), attribute.description)
             offered.append(ScorePrompts(spec, context))
     return tuple(offered), card
+
+
+def _proven(reached: dict[str, float]) -> bool:
+    return reached["own"] >= SELECTIVE and DISTINCT * reached["strays"] <= reached["moved"]
