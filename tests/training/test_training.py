@@ -106,6 +106,15 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
         load_state(tmp_path / "s.safetensors", {"model": other}, torch.optim.AdamW(other.parameters()))
 
 
+def test_a_loss_that_is_not_finite_ends_the_run(tiny_clip: Any, source: BatchSource, tmp_path: Path) -> None:
+    clip, tokenizer, pre = tiny_clip
+    broken = copy.deepcopy(clip)
+    broken.logit_scale.data.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 0\. .*lower the learning rate"):
+        pretrain(broken, tokenizer, source, CONFIG, tmp_path, mean=pre.mean, std=pre.std)
+    assert not (tmp_path / "pretrain.safetensors").exists()
+
+
 def test_pretraining_logs_json_lines(tiny_clip: Any, source: BatchSource, tmp_path: Path) -> None:
     run(*tiny_clip, source, tmp_path, steps=50)
     (line,) = (json.loads(text) for text in (tmp_path / "pretrain.jsonl").read_text().splitlines())
