@@ -42,7 +42,7 @@ BANK_SHAPE = BatchShape(
 BANK_PLAN = [(10**6 + i, 336) for i in range(240)]
 """(step, crop side) of each batch of the feature bank: steps that no pre-training reaches."""
 LADDER_PHOTOS = 20
-ATTRIBUTE_PHOTOS = 40  # from each bank of clean photos
+ATTRIBUTE_PHOTOS = 20  # from each bank of clean photos
 LADDER_SEVERITIES = (0.15, 0.35, 0.55, 0.75, 0.95)
 WORTHWHILE = 0.002  # less than this and prompts that a person can read are worth more
 READABLE = "readable words"
