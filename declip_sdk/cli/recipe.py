@@ -32,7 +32,7 @@ def command() -> None:
 )
 @click.option("--note", default="", help="A remark for the ledger.")
 def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, note: str) -> None:
-    """Train declip-nano, the bundled engine, from public data: an hour and a half to two on two cores.
+    """Train declip-nano, the bundled engine, from public data: about two hours on two cores.
 
     DATA holds clones of nisarahmedrana/BIQ2021 (as BIQ2021), imazen/codec-corpus (codec-corpus), BIDS/BSDS500
     (BSDS500), EliSchwartz/imagenet-sample-images (imagenet-sample), and flickr8k with data/images from
