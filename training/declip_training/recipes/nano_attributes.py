@@ -28,7 +28,7 @@ DISTINCT = 2.0  # times as far as any other change: a "noise" that blur moves ne
 SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 KINDS = tuple(CHANGES)
 COOP = CoopConfig(tokens=20, lr=1e-2, steps=1500, check_every=100)
-"""Nearly as many tokens as the text tower has room for: of a few the pair of an attribute hardly leaves that of another."""
+"""Nearly as many tokens as the text tower takes: of a few the pair of an attribute hardly leaves that of another."""
 
 
 @dataclass(frozen=True)
