@@ -61,8 +61,7 @@ class PerceptualObjective:
         subset = torch.from_numpy(labels.subset)
         within = [plcc_loss(score[subset == k], mos[subset == k]) for k in subset.unique()]
 
-        worse, severities = _worsening(labels)
-        falling = ladders.view(*labels.severities.shape, -1)[worse]
+        falling, severities = _worsening(ladders, labels)
         ladder_logit = antonym_logit(falling, pair, scale)
         ladder_expected = torch.logit(_expected(falling @ level_texts.T * scale), eps=1e-4)
         return {
@@ -95,8 +94,7 @@ class RefiningObjective:
         """Named losses for a batch's normalised embeddings [N, D], of the tower and projected."""
         before, _, _ = split_images(tower, labels)
         rated, ladders, captioned = split_images(projected, labels)
-        worse, severities = _worsening(labels)
-        falling = ladders.view(*labels.severities.shape, -1)[worse]
+        falling, severities = _worsening(ladders, labels)
         kept = antonym_logit(rated, self._pair, scale), antonym_logit(before, self._pair, scale)
         axes = scale * projected @ self._axes, scale * tower @ self._axes
         sentences, index = distortion_sentences(np.random.default_rng((self._seed, step, 1)))
@@ -130,9 +128,8 @@ def context_loss(
             mos, subset = torch.from_numpy(labels.mos), torch.from_numpy(labels.subset)
             score = torch.sigmoid(antonym_logit(rated, pairs[0], scale))
             within = [plcc_loss(score[subset == k], mos[subset == k]) for k in subset.unique()]
-            worse, severities = _worsening(labels)
-            rungs = antonym_logit(ladders.view(*labels.severities.shape, -1)[worse], pairs[0], scale)
-            fall = ladder_loss(rungs, severities)
+            falling, severities = _worsening(ladders, labels)
+            fall = ladder_loss(antonym_logit(falling, pairs[0], scale), severities)
             parts.append(4 * F.mse_loss(score, mos) + torch.stack(within).mean() + plcc_loss(score, mos) + 3 * fall)
         return torch.stack(parts).mean()
 
@@ -177,10 +174,10 @@ def _axes(words: Tensor) -> Tensor:
     return (words[0::2] - words[1::2]).T
 
 
-def _worsening(labels: BatchLabels) -> tuple[Tensor, Tensor]:
-    """Which ladders are of distortions, bool [T], and those ladders' severities."""
+def _worsening(ladders: Tensor, labels: BatchLabels) -> tuple[Tensor, Tensor]:
+    """Of ladders [T * R, D] those of distortions, [W, R, D], and their severities [W, R]."""
     worse = torch.tensor([kind in DISTORTIONS for kind in labels.kinds])
-    return worse, torch.from_numpy(labels.severities)[worse]
+    return ladders.view(*labels.severities.shape, -1)[worse], torch.from_numpy(labels.severities)[worse]
 
 
 def _graded(labels: BatchLabels) -> list[tuple[str, float]]:

@@ -1,8 +1,9 @@
 """Opinions without their noise: what a larger model says of each photo, having seen the opinions on all others.
 
-Each opinion is a mean of few, and a tower learns such noise by heart. A teacher who never saw a photo's own opinion
-cannot: it looks at every photo through frozen networks larger than the tower, all pixels of it, and regresses opinions
-on what they find with a Gaussian kernel. The tower then learns from a mix of both (distillation).
+Each opinion is the mean of some thirty people's, and a tower learns by heart what is chance in it. A teacher who never
+saw a photo's own opinion cannot: it looks at every photo through frozen networks larger than the tower, all pixels of
+it, and regresses opinions on what they find with a Gaussian kernel. The tower then learns from a mix of both
+(distillation).
 """
 
 from __future__ import annotations
