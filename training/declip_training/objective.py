@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -34,11 +34,13 @@ def split_images(embedded: Tensor, labels: BatchLabels) -> tuple[Tensor, Tensor,
 class PerceptualObjective:
     """What the embedding of a tower must satisfy. Random wordings come from (seed, step).
 
-    ``encode_text`` turns sentences into normalised embeddings [M, D].
+    ``encode_text`` turns sentences into normalised embeddings [M, D]. ``kinds`` are the distortions that occur.
     """
 
-    def __init__(self, encode_text: Callable[[Sequence[str]], Tensor], seed: int) -> None:
-        self._encode_text, self._seed = encode_text, seed
+    def __init__(
+        self, encode_text: Callable[[Sequence[str]], Tensor], seed: int, kinds: Collection[str] = tuple(DISTORTIONS)
+    ) -> None:
+        self._encode_text, self._seed, self._kinds = encode_text, seed, kinds
 
     def __call__(
         self, rated: Tensor, ladders: Tensor, labels: BatchLabels, scale: Tensor, step: int
@@ -47,7 +49,7 @@ class PerceptualObjective:
         rng = np.random.default_rng((self._seed, step, 1))
         levels = level_sentences(rng)
         antonyms = ANTONYMS[int(rng.integers(len(ANTONYMS)))]
-        sentences, index = distortion_sentences(rng)
+        sentences, index = distortion_sentences(rng, self._kinds)
         words = len(ATTRIBUTE_WORDS)
         texts = self._encode_text([*levels, *antonyms, *ATTRIBUTE_WORDS, *sentences])
         level_texts, pair, distortion_texts = texts[:5], texts[5:7], texts[7 + words :]

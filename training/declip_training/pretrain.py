@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from declip_runtime.errors import TrainingError
+from declip_runtime.machine import commit
 
 from .data.batches import BatchSource
 from .files import differences, replacing
@@ -41,7 +42,8 @@ TRUNK_LAYERS = ("visual.trunk.stages.", "visual.trunk.conv_head.")
 class PretrainConfig:
     """Schedule of the pre-training. ``crops`` are (share of the steps, crop side) in order.
 
-    ``trunk_lr`` is for the layers of the image tower that ImageNet taught, ``lr`` for its other ones.
+    ``trunk_lr`` is for the layers of the image tower that ImageNet taught, ``lr`` for its other ones. ``accidents`` says
+    whether ladders of them are shown (see ``data.accidents``).
     """
 
     steps: int = 1250
@@ -54,6 +56,7 @@ class PretrainConfig:
     ema: float = 0.998
     clip_norm: float = 2.0
     seed: int = 7
+    accidents: bool = False
     save_every: int = 250
 
     def plan(self) -> list[tuple[int, int]]:
@@ -103,7 +106,7 @@ def pretrain(
         embedded: Tensor = F.normalize(model.encode_text(tokenizer(list(sentences))).float(), dim=-1)  # type: ignore[operator]
         return embedded
 
-    objective = PerceptualObjective(encode_text, config.seed)
+    objective = PerceptualObjective(encode_text, config.seed, source.kinds)
     plan = config.plan()
     with log:
         for step, crop in plan[start:]:
@@ -153,13 +156,15 @@ def pretrain_in_rounds(
     rounds: Sequence[PretrainConfig],
     folder: Path,
     train: Callable[[nn.Module, PretrainConfig, Path], nn.Module],
-) -> None:
+) -> list[str]:
     """Leave in ``model`` what ``rounds`` make of it, each starting at the average of the one before.
 
     ``train(model, config, its folder)`` trains the model and returns the average, as ``pretrain`` does. Each round's
-    result is kept in ``folder/round-N/clip.safetensors``; a round that is there is not run again. Raises TrainingError
-    where it cannot be written, or was made with other settings or of another model.
+    result is kept in ``folder/round-N/clip.safetensors``; a round that is there is not run again. Returns the commit of
+    the code that made each one. Raises TrainingError where it cannot be written, or was made with other settings or of
+    another model.
     """
+    commits = []
     for number, config in enumerate(rounds, 1):
         done = folder / f"round-{number}" / "clip.safetensors"
         settings = json.loads(json.dumps(asdict(config)))
@@ -168,15 +173,18 @@ def pretrain_in_rounds(
             average = train(model, config, done.parent)
             state = {k: v.contiguous() for k, v in average.state_dict().items()}
             with replacing(done) as partial:
-                save_file(state, partial, metadata={"config": json.dumps(settings)})
+                save_file(state, partial, metadata={"config": json.dumps(settings), "commit": commit()})
         try:
             with safe_open(done, "pt") as stored:
-                made = json.loads((stored.metadata() or {}).get("config", "{}"))
+                about = stored.metadata() or {}
+            made = json.loads(about.get("config", "{}"))
+            commits.append(about.get("commit", ""))
             model.load_state_dict(load_file(done))
         except (RuntimeError, SafetensorError) as error:
             raise TrainingError(f"{done} is not of this model: {error}. Remove it, or give another folder.") from error
         if changed := differences(made, settings):
             raise TrainingError(f"{done} was made with other settings: {changed}. Give another folder, or these.")
+    return commits
 
 
 def _parameter_groups(model: nn.Module, config: PretrainConfig) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ def _darker(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels
 
 
 # Of these it is not clear which attributes they move, and which way: is a halo sharp, a smeared photo free of noise?
-_UNCLEAR = ("colour fringes", "banding", "halos", "smearing", "interference", "dropouts", "jitter")
+_UNCLEAR = ("colour fringes", "banding", "halos", "smearing", "interference", "dropouts", "jitter", "accident")
 
 ALTERATIONS: Mapping[str, Distortion] = {
     "sharpened": _sharpened,

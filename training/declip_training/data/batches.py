@@ -77,7 +77,7 @@ class BatchShape:
 
     ``distorted_captions`` is the share of captioned photos that are distorted: with it a photo has a perceptual
     description (the distortion) and a semantic one (the caption) that vary independently, which is I&2T.
-    ``ladder_odds`` makes ladders of a kind more frequent; 1 where it says nothing. ``scaling`` below 1 scales
+    ``ladder_odds`` makes ladders of a kind more frequent; 1 where it says nothing, and a kind of 0 does not occur at all. ``scaling`` below 1 scales
     ladders by nearly as much as whole photos more often than by less. ``stored`` are the kinds that happen to the file,
     before a photo is scaled for the tower. ``faint`` is the share of a noise's ladders whose clean picture is a little
     soft and whose noise is faint, as the mean of many shots and one of them are. ``alterations`` are ladders of changes
@@ -94,6 +94,11 @@ class BatchShape:
     stored: frozenset[str] = frozenset({"jpeg"})
     faint: float = 0.0
     alterations: int = 0
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The distortions that occur."""
+        return tuple(kind for kind in DISTORTIONS if self.ladder_odds.get(kind, 1.0) > 0)
 
     def to_json(self) -> str:
         """The same text for the same shape, in any process."""
@@ -126,6 +131,7 @@ class BatchSource:
         self._members = [np.flatnonzero(subset == k) for k in range(len(SUBSETS))]
         self._captions = [p.captions for p in captioned]
         self._shape, self._seed = shape, seed
+        self.kinds = shape.kinds
 
     def batch(self, step: int, crop: int) -> Batch:
         """The batch of ``step``, images cropped to ``crop`` x ``crop`` at random and mirrored half of the time."""
@@ -134,8 +140,8 @@ class BatchSource:
         picks = [rng.choice(m, n, replace=False) for m, n in zip(self._members, shape.rated, strict=True)]
         rated = np.concatenate(picks)
         images = [_random_crop(self._rated_pixels[i], crop, rng) for i in rated]
-        odds = np.array([shape.ladder_odds.get(kind, 1.0) for kind in DISTORTIONS])
-        kinds = tuple(str(k) for k in rng.choice(list(DISTORTIONS), shape.ladders, p=odds / odds.sum()))
+        odds = np.array([shape.ladder_odds.get(kind, 1.0) for kind in shape.kinds])
+        kinds = tuple(str(k) for k in rng.choice(shape.kinds, shape.ladders, p=odds / odds.sum()))
         kinds += tuple(str(k) for k in rng.choice(list(ALTERATIONS), shape.alterations))
         severities = np.zeros((len(kinds), LADDER_RUNGS), np.float32)
         for row, kind in zip(severities, kinds, strict=True):
@@ -149,7 +155,7 @@ class BatchSource:
         cut = round(crop * self._relative(self._captioned_pixels))
         captioned = [scaled(_random_crop(self._captioned_pixels[i], cut, rng), crop) for i in chosen[: shape.captioned]]
         captions = tuple(self._captions[i][rng.integers(len(self._captions[i]))] for i in chosen)
-        captioned_kinds = tuple(str(k) for k in rng.choice(list(DISTORTIONS), shape.captioned))
+        captioned_kinds = tuple(str(k) for k in rng.choice(shape.kinds, shape.captioned))
         strong = rng.uniform(0.15, 1.0, shape.captioned) * (rng.random(shape.captioned) < shape.distorted_captions)
         images += [
             distort(p, k, float(s), rng) if s > 0 else p

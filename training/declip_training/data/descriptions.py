@@ -6,6 +6,8 @@ several wordings, so that the text tower learns words and not one sentence each.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 LEVELS: tuple[tuple[str, ...], ...] = (
@@ -56,6 +58,7 @@ _DISTORTION_WORDS: dict[str, tuple[str, ...]] = {
     "interference": ("covered with interference patterns", "spoiled by moire"),
     "dropouts": ("damaged with missing parts", "full of lost patches"),
     "jitter": ("jagged and displaced", "as if seen through frosted glass"),
+    "accident": ("faulty", "spoiled by some accident"),
 }
 _DISTORTION_TEMPLATES = ("A photo that is {} {}.", "The image is {} {}.", "{} {} picture.")
 CLEAN_SENTENCES = ("A clean and sharp photo.", "A photo without distortions.", "The image is crisp and clear.")
@@ -67,15 +70,19 @@ def level_sentences(rng: np.random.Generator) -> list[str]:
     return [_sentence(template, str(rng.choice(words))) for words in LEVELS]
 
 
-def distortion_sentences(rng: np.random.Generator) -> tuple[list[str], dict[tuple[str, int], int]]:
+def distortion_sentences(
+    rng: np.random.Generator, kinds: Collection[str] | None = None
+) -> tuple[list[str], dict[tuple[str, int], int]]:
     """Sentences for the clean photo and every (kind, strength 0..2), and the index of each in the list.
 
-    The clean sentence is at index 0.
+    The clean sentence is at index 0. ``kinds`` None stands for all.
     """
     template = str(rng.choice(_DISTORTION_TEMPLATES))
     sentences = [str(rng.choice(CLEAN_SENTENCES))]
     index: dict[tuple[str, int], int] = {}
     for kind, words in _DISTORTION_WORDS.items():
+        if kinds is not None and kind not in kinds:
+            continue
         for strength, adverbs in enumerate(_STRENGTHS):
             index[kind, strength] = len(sentences)
             sentences.append(_sentence(template, str(rng.choice(adverbs)), str(rng.choice(words))))

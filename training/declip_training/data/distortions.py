@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from .accidents import accident
 from .camera_faults import banding, camera_grain, colour_fringes, halos, smearing
 from .signal_faults import camera_shake, dropouts, interference, jitter
 
@@ -138,6 +139,7 @@ DISTORTIONS: Mapping[str, Distortion] = {
     "interference": interference,
     "dropouts": dropouts,
     "jitter": jitter,
+    "accident": accident,
 }
 
 

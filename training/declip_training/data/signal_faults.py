@@ -36,6 +36,9 @@ def camera_shake(pixels: Pixels, severity: float, rng: np.random.Generator) -> P
     path = np.cumsum(velocity, axis=0)
     path = (path - path.mean(axis=0)) / np.abs(path - path.mean(axis=0)).max()
     dwell = rng.exponential(size=24) ** 1.5
+    between = np.linspace(0, 23, 231)  # else a long path is a row of points, which shows copies and no blur
+    path = np.stack([np.interp(between, np.arange(24), line) for line in path.T], axis=1)
+    dwell = np.interp(between, np.arange(24), dwell)
     reach = 0.7 + 13.0 * severity**1.4
     margin = int(np.ceil(reach)) + 1
     kernel = np.zeros((2 * margin + 1, 2 * margin + 1), np.float32)

@@ -49,6 +49,7 @@ from declip_training.recipes.nano_attributes import LadderFeatures, ladder_featu
 from declip_training.recipes.nano_data import LADDER_SIDES, SIDE, Banks, Sources, fingerprints, prepare
 from declip_training.recipes.nano_decoupling import decoupling, decoupling_features, to_markdown
 from declip_training.recipes.nano_settings import (
+    ACCIDENT_SHAPE,
     ATTRIBUTE_PHOTOS,
     BANK_PLAN,
     BANK_SHAPE,
@@ -105,6 +106,7 @@ class Nano:
     def __init__(self, data: Path, out: Path, rounds: Sequence[PretrainConfig], report: Report) -> None:
         self.sources, self.out, self.rounds, self.report = Sources(data), out, rounds, report
         self.seed = rounds[0].seed
+        self._commits: list[str] = []
         for public in TEACHERS:
             public.read()  # what is missing is said before the photos are read
         out.mkdir(parents=True, exist_ok=True)
@@ -140,7 +142,9 @@ class Nano:
             "tower_sha256": checkpoint.tower_sha256,
             "projector_sha256": checkpoint.sha256,
             "started_from": {public.package: public.sha256 for public in TEACHERS},
-            "rounds": [asdict(config) for config in self.rounds],
+            "rounds": [
+                {**asdict(config), "commit": made} for config, made in zip(self.rounds, self._commits, strict=True)
+            ],
             "data": fingerprints(self.sources, self.banks),
         }
         return NanoResult(declip, preprocess, specs, prompts, card, np.array(self.banks.validation[:16]), made_from)
@@ -157,7 +161,7 @@ class Nano:
             return pretrain(
                 model,
                 tokenizer,
-                self._source(TOWER_SHAPE, config.seed),
+                self._source(ACCIDENT_SHAPE if config.accidents else TOWER_SHAPE, config.seed),
                 config,
                 folder,
                 mean=preprocess.mean,
@@ -165,7 +169,7 @@ class Nano:
                 evaluate=lambda average: self._zero_shot(average, tokenizer, preprocess),
             )
 
-        pretrain_in_rounds(clip, self.rounds, self.out, train)
+        self._commits = pretrain_in_rounds(clip, self.rounds, self.out, train)
         return clip.eval().requires_grad_(False), tokenizer, preprocess
 
     def feature_bank(self, clip: nn.Module, preprocess: Preprocess) -> list[FeatureBatch]:
