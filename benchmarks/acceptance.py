@@ -122,7 +122,12 @@ def parity(name: str, backend: Backend, pixels: np.ndarray[Any, Any], wanted: Ou
 
 
 def throughput(
-    model: peers.Model, opened: list[Backend], setting: Setting, sections: dict[str, list[Row]], bars: list[Bar]
+    model: peers.Model,
+    opened: list[Backend],
+    setting: Setting,
+    sections: dict[str, list[Row]],
+    bars: list[Bar],
+    save: Callable[[], None],
 ) -> Iterator[Row]:
     """Images a second of all contenders in turn, at each batch size; and the share of the matrix units' own speed.
 
@@ -138,6 +143,7 @@ def throughput(
                 sections["latency"] += latency(model.name, what, make, model.engine, setting)
     failed: set[str] = set()
     for batch in setting.batches:
+        save()
         images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
         floats = peers.normalized(images, model.preprocess)
         makers: dict[str, Callable[[], Workload]] = {b.description: partial(_call, b, images) for b in opened}
@@ -189,7 +195,7 @@ def latency(
 
 def soaked(backend: Backend, setting: Setting) -> Row:
     """Many batches of changing sizes: memory of GPU and process must not grow after the first tenth."""
-    size = backend.engine.manifest.preprocess.size
+    size = backend.engine.scorer.preprocess.size
     largest = max(2, backend.preferred_batch)
     images = np.random.default_rng(0).integers(0, 256, (largest, size, size, 3), np.uint8)
     rng, start, warm = np.random.default_rng(1), 0.0, (0.0, 0.0)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from acceptance import Setting
 from common import Bar, interleaved, times_as_fast
 from photos import make_jpegs
+from PIL import Image
 
 from declip_runtime import backends, cuda, nvimagecodec
 from declip_runtime.benchmark import Row, Workload
@@ -21,9 +25,11 @@ from declip_runtime.manifest import Preprocess
 from declip_runtime.options import Decode
 from declip_runtime.preprocess import prepare
 from declip_runtime.scorer import Scorer
+from declip_runtime.tensors import DeviceTensor, exchange
 
 PHOTOS = 64
 LEVELS = 2  # of 255: what two JPEG decoders may differ by, after resizing
+SHAPES = ((3000, 4000), (4000, 3000), (1080, 1920), (401, 397), (224, 224), (90, 3000), (31, 17))
 
 
 def from_files(
@@ -41,6 +47,8 @@ def from_files(
     backend, device = next(which for which in setting.ours if states[which[0]] is None)
     scorers = {way: Scorer(backend=backend, device=device, decode=way, cache_dir=cache.location) for way in ways}
     try:
+        if cuda.unavailable() is None and torch.cuda.is_available():
+            yield from resized(scorers["exact"].manifest.preprocess, bars)
         if reason is None:
             yield from compare(paths, scorers["gpu"].manifest.preprocess, bars)
         work: dict[str, Workload] = {way: partial(scorer.score, paths) for way, scorer in scorers.items()}
@@ -53,6 +61,52 @@ def from_files(
     finally:
         for scorer in scorers.values():
             scorer.close()
+
+
+def resized(spec: Preprocess, bars: list[Bar]) -> Iterator[Row]:
+    """Tensors that torch holds on the GPU, of several shapes and layouts, against Pillow: no level may differ.
+
+    Several threads at once, as a scorer's; then the time of one photo of 12 megapixels, one thread each.
+    """
+    on_gpu = GpuPictures(0, spec, 5)
+    rng = np.random.default_rng(0)
+    try:
+        for shape in SHAPES:
+            pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+            here = torch.from_numpy(pixels).cuda()
+            layouts = {
+                "rows": here,
+                "planes": here.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+                "turned": here.transpose(0, 1).contiguous().transpose(0, 1),
+                "mirrored half": torch.cat([here, here], 1)[:, shape[1] :],
+            }
+            torch.cuda.synchronize()
+            wanted = prepare(Image.fromarray(pixels), spec, 5)
+            with ThreadPoolExecutor(4) as pool:
+                found = list(pool.map(partial(_on_gpu, on_gpu), layouts.values()))
+            for layout, views in zip(layouts, found, strict=True):
+                worst = int(np.abs(views.astype(int) - wanted).max())
+                yield {"what": f"tensor {shape[0]} x {shape[1]}, {layout}", "largest difference": worst}
+                bars.append(Bar(f"tensor {shape[0]} x {shape[1]}, {layout}: levels", 0, worst, at_most=True))
+        pixels = rng.integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
+        held, photo = torch.from_numpy(pixels).cuda(), Image.fromarray(pixels)
+        work: dict[str, Workload] = {
+            "12 MP, resized by the GPU": partial(_on_gpu, on_gpu, held),
+            "12 MP, resized by Pillow": partial(prepare, photo, spec, 5),
+        }
+        timings = interleaved(work, seconds=2.0, rounds=5)
+        slow = timings["12 MP, resized by Pillow"]
+        for what, timing in timings.items():
+            yield {"what": what, **timing.columns(1), "x Pillow": round(times_as_fast(timing, slow), 1)}
+    finally:
+        on_gpu.close()
+
+
+def _on_gpu(pictures: GpuPictures, tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    exchanged = exchange(tensor)
+    if not isinstance(exchanged, DeviceTensor):
+        raise TypeError(f"a tensor on {tensor.device} is not on a GPU")
+    return pictures.of_tensor(exchanged, "rgb")
 
 
 def compare(paths: list[str], spec: Preprocess, bars: list[Bar]) -> Iterator[Row]:

@@ -1,6 +1,6 @@
 """How long the paper's whole schedule takes on a feature bank, and how many times longer with the tower live.
 
-    python benchmarks/projector_training.py [--epochs 200] [--records 112769] [--live-steps 2] [--threads 2]
+    python benchmarks/projector_training.py [--epochs 200] [--records 112769] [--live-steps 2] [--device cpu]
 
 Trained is what `declip train` trains, with its log, its state every 500 steps and its validation every epoch: 112,769
 records, batch 1024, 200 epochs (section 4.1 of arXiv 2503.02206), on a bank of synthetic features of width 512, written
@@ -51,14 +51,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--live-steps", type=int, default=2, help="0 measures no live tower")
     parser.add_argument("--precision", action="append", choices=["bf16", "fp32"], help="default: the faster one")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=available_cpus())
     parser.add_argument("--folder", type=Path, help="where the bank is written; default: the system's temporary one")
     parser.add_argument("--name", default="projector_training", help="of the result files")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.disable(logging.WARNING)  # open_clip says that random weights are random
-    cpu = torch.device("cpu")
-    precisions: list[Precision] = options.precision or ["bf16" if computes_in_bf16(cpu) else "fp32"]
+    device = torch.device(options.device)
+    precisions: list[Precision] = options.precision or ["bf16" if computes_in_bf16(device) else "fp32"]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as place:
         folder = Path(place)
@@ -100,7 +101,7 @@ def live_source(folder: Path, texts: Halves, precision: Precision, options: Any)
         noise = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=90)
     records = [Record(str(i), f"{i % 64}.jpg", "look", "content") for i in range(len(texts))]
-    towers = Towers.load(TOWER, "random", torch.device("cpu"), precision)
+    towers = Towers.load(TOWER, "random", torch.device(options.device), precision)
     empty = np.zeros((len(texts), 0, DIM), np.float16)
     bank = Bank(folder, empty, texts, np.arange(len(texts)), {}, 0, 0)
     return LiveSource(bank, records, folder, towers, RandomCrops(towers.preprocess, 0.7, 0), options.threads)
@@ -123,7 +124,7 @@ def measure(what: str, source: FeatureSource, folder: Path, settings: TrainSetti
 
     trainer = Trainer(
         Heads(DIM, settings), source, (rows, validation), settings, RunFolder(folder),
-        lambda heads, path: None, World(), torch.device("cpu"), Reporting(progress),
+        lambda heads, path: None, World(), torch.device(options.device), Reporting(progress),
     )  # fmt: skip
     others, began = Others(), time.perf_counter()
     try:
@@ -138,6 +139,7 @@ def measure(what: str, source: FeatureSource, folder: Path, settings: TrainSetti
         "features from": what,
         "tower": TOWER if live else "(none: synthetic)",
         "precision": settings.precision,
+        "device": _name(options.device),
         "threads": options.threads,
         "batch": settings.batch,
         "steps measured": steps,
@@ -153,15 +155,21 @@ def measure(what: str, source: FeatureSource, folder: Path, settings: TrainSetti
 def building(live: Row, crops: int) -> Row:
     """What the bank costs before: a live epoch for each crop, at most, because an image is read once for all."""
     minutes = round(float(live["minutes for the schedule"]) * crops / EPOCHS, 2)
-    kept = {name: live[name] for name in ("tower", "precision", "threads", "batch")}
+    kept = {name: live[name] for name in ("tower", "precision", "device", "threads", "batch")}
     from_live = {"minutes for the schedule": minutes, "schedule": "extrapolated from the live row"}
     return {"features from": f"building a bank of {crops} crops", **kept, **from_live}
 
 
 def bars(rows: list[Row], options: Any) -> list[Bar]:
-    """The promise."""
+    """The promise, which is one for CPUs."""
+    if options.device != "cpu":
+        return []
     minutes = float(rows[0]["minutes for the schedule"])
     return [Bar(f"the paper's schedule on a bank, minutes on {options.threads} CPU cores", 15, minutes, at_most=True)]
+
+
+def _name(device: str) -> str:
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 class _EnoughError(Exception):

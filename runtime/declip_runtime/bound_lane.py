@@ -1,15 +1,19 @@
 """A lane of ONNX Runtime on a GPU: inputs and outputs bound to memory there, buffers for each set of sizes.
 
-The addresses never change, which is what lets ONNX Runtime capture and replay a CUDA graph for each; and nothing is
-copied but inputs in and results out. Whatever thread asks, one thread of the lane's own makes every run: ONNX Runtime
-keeps a captured graph for the thread that captured it, and forbids several threads in a session that captures.
+The addresses never change, which is what lets ONNX Runtime capture and replay a CUDA graph; and nothing is copied but
+inputs in and results out. Whatever thread asks, one thread of the lane's own makes every run: ONNX Runtime keeps a
+captured graph for the thread that captured it, and forbids several threads in a session that captures.
+
+A session that captures must see one set of sizes only. For each convolution it keeps cuDNN's plan for the last sizes,
+and a graph that was captured with others runs code that is gone: seen on an H200 with ONNX Runtime 1.31, where such
+graphs ran for a while and then failed with "invalid argument", or ended the process.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,32 +23,31 @@ from .lanes import Outputs, rows
 from .signature import Arrays, Signature, Sizes, SizesKey, key_of
 
 _WARM_UPS = 3  # ONNX Runtime captures after its own first runs
-
-# Never the same twice: a graph that was captured under a number runs again at the addresses of then.
-_graphs = itertools.count(1)
+_FATAL, _WARNING = 4, 2  # ONNX Runtime's levels of its log; the second is its default
 
 
 @dataclass
 class _Bound:
     """What is bound for one set of sizes."""
 
+    session: Any
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
     binding: Any
-    options: Any
 
 
 class BoundLane:
-    """Runs ``session`` on memory of ``device`` ("cuda", or "cpu" in tests) number ``index`` (see ``lanes.Lane``).
+    """Runs sessions on memory of ``device`` ("cuda", or "cpu" in tests) number ``index`` (see ``lanes.Lane``).
 
+    ``session`` gives the one for a new set of sizes: a new one where it captures graphs, else always the same.
     ``signature`` is what it takes and gives. ``guarded`` runs what is ONNX Runtime's and turns its exceptions into
-    ours. No other lane may run the session meanwhile.
+    ours. No other lane may run these sessions meanwhile.
     """
 
     def __init__(
         self,
         library: Any,
-        session: Any,
+        session: Callable[[], Any],
         signature: Signature,
         guarded: Callable[[Callable[[], Any]], Any],
         *,
@@ -59,15 +62,16 @@ class BoundLane:
 
     def prepare(self, sizes: Sizes) -> None:
         """Allocate and bind buffers, and run until what happens only at first has happened."""
-        self._bound[key_of(sizes)] = self._worker.submit(self._guarded, lambda: self._bind(sizes)).result()
-        inputs = {name: np.zeros(spec.sized(sizes), spec.dtype) for name, spec in self._signature.inputs.items()}
-        try:
-            for _ in range(_WARM_UPS):
-                self.start(inputs, sizes)
-                self.finish()
-        except BaseException:
-            self.release(sizes)
-            raise
+        with self._without_log():
+            self._bound[key_of(sizes)] = self._worker.submit(self._guarded, lambda: self._bind(sizes)).result()
+            inputs = {name: np.zeros(spec.sized(sizes), spec.dtype) for name, spec in self._signature.inputs.items()}
+            try:
+                for _ in range(_WARM_UPS):
+                    self.start(inputs, sizes)
+                    self.finish()
+            except BaseException:
+                self.release(sizes)
+                raise
 
     def start(self, inputs: Arrays, sizes: Sizes) -> None:
         """Let the worker copy the inputs to the GPU and run."""
@@ -88,16 +92,25 @@ class BoundLane:
         del self._bound[key_of(sizes)]
 
     def close(self) -> None:
-        """End the worker, free the buffers and let go of the session."""
+        """End the worker, free the buffers and let go of the sessions."""
         self._worker.shutdown()
         self._running = None
         self._bound.clear()
         del self._session
 
+    @contextmanager
+    def _without_log(self) -> Iterator[None]:
+        """While cuDNN looks for plans, every one that it cannot use is told as an error; what fails is raised."""
+        self._library.set_default_logger_severity(_FATAL)
+        try:
+            yield
+        finally:
+            self._library.set_default_logger_severity(_WARNING)
+
     def _run(self, bound: _Bound, inputs: Arrays, count: int) -> Outputs:
         for name, array in inputs.items():
             bound.inputs[name].update_inplace(array)
-        self._session.run_with_iobinding(bound.binding, bound.options)
+        bound.session.run_with_iobinding(bound.binding)
         return {name: value.numpy()[:count].copy() for name, value in bound.outputs.items()}
 
     def _bind(self, sizes: Sizes) -> _Bound:
@@ -109,15 +122,14 @@ class BoundLane:
                 for name, spec in specs.items()
             }
 
-        binding = self._session.io_binding()
+        session = self._session()
+        binding = session.io_binding()
         inputs, outputs = memory(self._signature.inputs), memory(self._signature.outputs)
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
         for name, value in outputs.items():
             binding.bind_ortvalue_output(name, value)
-        options = self._library.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", str(next(_graphs)))
-        return _Bound(inputs, outputs, binding, options)
+        return _Bound(session, inputs, outputs, binding)
 
 
 def _padded(array: Any, shape: tuple[int, ...]) -> Any:

@@ -55,14 +55,22 @@ class Lanes:
 
     ``open_lane`` makes one lane of a capacity. Where the device's memory does not hold ``count`` of them, the capacity
     is halved, as often as it takes, in the end one lane must do, and a BackendWarning says so. ``run`` may be called
-    from many threads.
+    from many threads. ``coarse`` is for lanes to which another size costs much.
 
     Raises DeviceMemoryError where not even the smallest batch fits, BackendExecutionError.
     """
 
-    def __init__(self, open_lane: Callable[[int], Lane], capacity: int, smallest: int = 1, count: int = 2) -> None:
-        self.capacity, self._all = _as_many_as_fit(open_lane, capacity, smallest, count)
-        self.ladder = ladder(self.capacity, smallest)
+    def __init__(
+        self,
+        open_lane: Callable[[int], Lane],
+        capacity: int,
+        smallest: int = 1,
+        count: int = 2,
+        *,
+        coarse: bool = False,
+    ) -> None:
+        self.capacity, self._all = _as_many_as_fit(open_lane, capacity, smallest, count, coarse)
+        self.ladder = ladder(self.capacity, smallest, coarse=coarse)
         self._free: queue.LifoQueue[Lane] = queue.LifoQueue()
         for lane in self._all:
             self._free.put(lane)
@@ -169,16 +177,16 @@ def rows(inputs: Arrays) -> int:
     return len(next(iter(inputs.values())))
 
 
-def ladder(capacity: int, smallest: int = 1) -> tuple[int, ...]:
+def ladder(capacity: int, smallest: int = 1, *, coarse: bool = False) -> tuple[int, ...]:
     """Batch sizes that are made ready: of 1, 2, 3, 4, 6, 8, 12, ... those within the limits, and the limits themselves.
 
-    So no batch between them grows by more than half when it is padded.
+    So no batch between them grows by more than half when it is padded. ``coarse`` takes 1, 4, 16, 64, ...
     """
     rungs = {smallest, capacity}
     power = 1
     while power < capacity:
-        rungs |= {power, power + power // 2}
-        power *= 2
+        rungs |= {power} if coarse else {power, power + power // 2}
+        power *= 4 if coarse else 2
     return tuple(sorted(size for size in rungs if smallest <= size <= capacity))
 
 
@@ -204,7 +212,7 @@ def _overlapped(pieces: Sequence[Arrays], lanes: Sequence[Lane], rung: Callable[
 
 
 def _as_many_as_fit(
-    open_lane: Callable[[int], Lane], capacity: int, smallest: int, count: int
+    open_lane: Callable[[int], Lane], capacity: int, smallest: int, count: int, coarse: bool
 ) -> tuple[int, list[Lane]]:
     wanted = capacity
     reason = ""  # words only: the error's frames hold what did not fit
@@ -213,7 +221,8 @@ def _as_many_as_fit(
         try:
             for _ in range(count):
                 lanes.append(open_lane(capacity))
-                for batch in reversed(ladder(capacity, smallest)):  # the largest tells soonest whether memory suffices
+                # The largest tells soonest whether memory suffices.
+                for batch in reversed(ladder(capacity, smallest, coarse=coarse)):
                     lanes[-1].prepare({BATCH: batch})
         except DeviceMemoryError as error:
             _close(lanes)

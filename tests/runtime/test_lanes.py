@@ -74,6 +74,8 @@ def test_a_ladder_has_its_limits_and_steps_of_at_most_a_half() -> None:
     assert ladder(1) == (1,)
     assert ladder(50) == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 50)
     assert ladder(16, 5) == (5, 6, 8, 12, 16)
+    assert ladder(64, coarse=True) == (1, 4, 16, 64)
+    assert ladder(50, 3, coarse=True) == (3, 4, 16, 50)
     for capacity in range(1, 200):
         steps = ladder(capacity)
         assert steps[-1] == capacity
@@ -90,6 +92,14 @@ def test_a_batch_is_padded_to_the_next_rung_and_no_further() -> None:
     opener = Opener()
     Lanes(opener, 64).run(images(5))
     assert opener.events == ["start 1: 5 as 6", "finish 1"]
+
+
+def test_a_coarse_ladder_pads_further() -> None:
+    opener = Opener()
+    lanes = Lanes(opener, 64, count=1, coarse=True)
+    assert np.array_equal(lanes.run(images(70))["scores"], doubled(70))
+    assert opener.lanes[0].prepared == {1, 4, 16, 64}
+    assert opener.events == ["start 0: 64 as 64", "finish 0", "start 0: 6 as 16", "finish 0"]
 
 
 def test_fewer_images_than_a_plan_takes_are_padded_to_its_smallest_batch() -> None:

@@ -42,8 +42,8 @@ TRUNK_LAYERS = ("visual.trunk.stages.", "visual.trunk.conv_head.")
 class PretrainConfig:
     """Schedule of the pre-training. ``crops`` are (share of the steps, crop side) in order.
 
-    ``trunk_lr`` is for the layers of the image tower that ImageNet taught, ``lr`` for its other ones. ``accidents`` says
-    whether ladders of them are shown (see ``data.accidents``).
+    ``trunk_lr`` is for the layers of the image tower that ImageNet taught, ``lr`` for its other ones.
+    ``accidents`` says whether ladders of them are shown (see ``data.accidents``).
     """
 
     steps: int = 1250

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from typing import Any, ClassVar
 
@@ -93,22 +93,22 @@ class ONNXRuntimeBackend(Backend):
         self._errors = _errors(self._onnxruntime)
         self._session: Any = None
         self._runner: Lanes | OnDemand | None = None
-        kind, index = _parse(self.device)
+        kind, _ = _parse(self.device)
         if kind != "cpu" and hasattr(self._onnxruntime, "preload_dlls"):
             with redirect_stdout(sys.stderr):  # it prints what is missing, and standard output is for scores
                 self._onnxruntime.preload_dlls()  # CUDA and cuDNN where pip has put them
         captured = ""
-        if kind == "cuda":
+        # A session for each set of sizes (see BoundLane) would hold the weights of a generator too often.
+        if kind == "cuda" and set(self.signature.free) == {BATCH}:
             captured = ", CUDA graphs"
             try:
-                self._start(_providers(kind, index, {"enable_cuda_graph": "1"}), threads)
+                self._run_on_gpu(lambda: self._open_session({"enable_cuda_graph": "1"}, threads))
             except BackendExecutionError:  # some node is not on the GPU, or the driver cannot: then call by call
                 captured = ""
-                # Else the GPU would hold the weights twice while the next session is made.
-                self._session = None
         if not captured:
-            own = self._plan_options(cache) if kind == "tensorrt" else {}
-            self._start(_providers(kind, index, own), threads)
+            self._session = self._open_session(self._plan_options(cache) if kind == "tensorrt" else {}, threads)
+            if kind != "cpu":
+                self._run_on_gpu(lambda: self._session)
         self.engine.require_unchanged()
         self.description = f"ONNX Runtime {self._version}, {_PROVIDERS[kind]}, {self.precision}{captured}"
 
@@ -116,22 +116,30 @@ class ONNXRuntimeBackend(Backend):
     def _version(self) -> str:
         return str(self._onnxruntime.__version__)
 
-    def _start(self, providers: list[Provider], threads: int | None) -> None:
-        """Make the session, and on a GPU its lane."""
-        self._session = self._make_session(providers, threads or available_cpus())
-        wanted, found = providers[0][0], self._session.get_providers()[0]
+    def _open_session(self, own: Mapping[str, str], threads: int | None) -> Any:
+        """A session on the device, with ``own`` more options for it."""
+        providers = _providers(*_parse(self.device), own)
+        session = self._make_session(providers, threads or available_cpus())
+        wanted, found = providers[0][0], session.get_providers()[0]
         if found != wanted:
             raise BackendUnavailableError(
                 f"ONNX Runtime took {found} although {wanted} was asked for, usually because"
                 " CUDA or cuDNN libraries are missing. Install them or leave device out."
             )
-        if wanted != _PROVIDERS["cpu"]:
-            free = self.signature.free
-            if set(free) == {BATCH}:
-                self._runner = Lanes(self._open_lane, free[BATCH].maximum, count=1)
-            else:
-                smallest, typical = ({name: sizes[which] for name, sizes in free.items()} for which in range(2))
-                self._runner = OnDemand(self._open_lane(free[BATCH].maximum), typical, smallest)
+        return session
+
+    def _run_on_gpu(self, session: Callable[[], Any]) -> None:
+        """Make the lane, which takes a ``session`` for every set of sizes."""
+        free, (_, index) = self.signature.free, _parse(self.device)
+
+        def lane(_capacity: int) -> BoundLane:
+            return BoundLane(self._onnxruntime, session, self.signature, self._run, device="cuda", index=index)
+
+        if set(free) == {BATCH}:
+            self._runner = Lanes(lane, free[BATCH].maximum, count=1, coarse=True)
+        else:
+            smallest, typical = ({name: sizes[which] for name, sizes in free.items()} for which in range(2))
+            self._runner = OnDemand(lane(free[BATCH].maximum), typical, smallest)
 
     def _plan_options(self, cache: Cache | None) -> dict[str, str]:
         """One plan for all batches, instead of a new one for each that is larger than those before; kept in ``cache``.
@@ -180,13 +188,7 @@ class ONNXRuntimeBackend(Backend):
             # else it would print what is wrong and go on on the CPU
             return self._onnxruntime.InferenceSession(head, options, providers=providers, enable_fallback=0)
         except self._errors as error:
-            raise BackendExecutionError(
-                f"ONNX Runtime {self._version} cannot load graph {self.graph!r} of {path}: {error}"
-            ) from error
-
-    def _open_lane(self, _capacity: int) -> BoundLane:
-        _, index = _parse(self.device)
-        return BoundLane(self._onnxruntime, self._session, self.signature, self._run, device="cuda", index=index)
+            raise self._translated(error, f"cannot load graph {self.graph!r} of {path}") from error
 
     def _compute_impl(self, inputs: Arrays, sizes: Sizes) -> dict[str, Array]:
         if isinstance(self._runner, Lanes):
@@ -202,9 +204,13 @@ class ONNXRuntimeBackend(Backend):
         try:
             return work()
         except self._errors as error:
-            if any(sign in str(error) for sign in _OUT_OF_MEMORY):
-                raise DeviceMemoryError(f"ONNX Runtime has too little memory: {error}") from error
-            raise BackendExecutionError(f"ONNX Runtime {self._version} failed while running: {error}") from error
+            raise self._translated(error, "failed while running") from error
+
+    def _translated(self, error: Exception, what: str) -> BackendExecutionError:
+        """Ours for one of ONNX Runtime's."""
+        if any(sign in str(error) for sign in _OUT_OF_MEMORY):
+            return DeviceMemoryError(f"ONNX Runtime has too little memory: {error}")
+        return BackendExecutionError(f"ONNX Runtime {self._version} {what}: {error}")
 
     def _close_impl(self) -> None:
         if self._runner is not None:
@@ -228,7 +234,8 @@ def _providers(kind: str, index: int, own: Mapping[str, str]) -> list[Provider]:
     if kind == "cpu":
         return [cpu]
     # TF32 would be a silent third precision: 10 bits of mantissa under the name fp32.
-    facts = {"device_id": str(index), "use_tf32": "0"}
+    # To try every algorithm of every convolution made starting half as slow again, and nothing faster (H200, 1.31).
+    facts = {"device_id": str(index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
     if kind == "cuda":
         return [(_PROVIDERS["cuda"], {**facts, **own}), cpu]
     return [(_PROVIDERS["tensorrt"], {"device_id": str(index), **own}), (_PROVIDERS["cuda"], facts), cpu]

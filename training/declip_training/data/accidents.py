@@ -15,12 +15,12 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 Pixels = npt.NDArray[np.uint8]
-Values = npt.NDArray[np.float32]
+Values = npt.NDArray[np.floating]
 
 
 def accident(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
-    """A worse copy of uint8 [H, W, 3], severity 0..1; one state of ``rng`` gives one accident, whatever the severity."""
-    values = pixels.astype(np.float32)
+    """A worse copy of uint8 [H, W, 3], severity 0..1; one state of ``rng`` gives one accident at all severities."""
+    values: Values = pixels.astype(np.float32)
     for _ in range(1 + (rng.random() < 0.3)):
         happens, where = rng.spawn(2)
         change, place = rng.choice(len(_CHANGES)), rng.choice(len(_PLACES))
@@ -33,12 +33,16 @@ def accident(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixel
             mask = _PLACES[place](values.shape[:2], share, where)
             changed = values + mask[..., None] * (changed - values)
         values = np.clip(changed, 0, 255)
-    return np.rint(values).astype(np.uint8)
+    worse: Pixels = np.rint(values).astype(np.uint8)
+    return worse
 
 
 def _channels(rng: np.random.Generator) -> npt.NDArray[np.bool_]:
     """All three, or one or two of them."""
-    return np.ones(3, bool) if rng.random() < 0.6 else rng.permutation([True, False, rng.random() < 0.3])
+    if rng.random() < 0.6:
+        return np.ones(3, bool)
+    some: npt.NDArray[np.bool_] = rng.permutation([True, False, rng.random() < 0.3])
+    return some
 
 
 def _moved(values: Values, strength: float, rng: np.random.Generator) -> Values:
@@ -48,7 +52,8 @@ def _moved(values: Values, strength: float, rng: np.random.Generator) -> Values:
     which, kept = _channels(rng), np.float32(rng.choice([0.0, 0.3, 0.5]))
     copy = values.copy()
     copy[..., which] = np.roll(values, (down, right), axis=(0, 1))[..., which]
-    return kept * values + (1 - kept) * copy
+    blended: Values = kept * values + (1 - kept) * copy
+    return blended
 
 
 def _waved(values: Values, strength: float, rng: np.random.Generator) -> Values:
@@ -64,7 +69,9 @@ def _waved(values: Values, strength: float, rng: np.random.Generator) -> Values:
     )[kind]
     reach = max(1.0, strength * rng.uniform(3.0, 20.0))
     offsets = np.rint(reach * shape / (np.abs(shape).max() + 1e-6)).astype(int)
-    waved = picture[np.arange(rows)[:, None], np.clip(np.arange(columns)[None] + offsets[:, None], 0, columns - 1)]
+    waved: Values = picture[
+        np.arange(rows)[:, None], np.clip(np.arange(columns)[None] + offsets[:, None], 0, columns - 1)
+    ]
     return waved.transpose(1, 0, 2) if turned else waved
 
 
@@ -92,7 +99,8 @@ def _coarse(values: Values, strength: float, rng: np.random.Generator) -> Values
         dots = np.tile(cell, (values.shape[0] // 4 + 1, values.shape[1] // 4 + 1))[: values.shape[0], : values.shape[1]]
     else:
         dots = rng.random(values.shape[:2], dtype=np.float32) - np.float32(0.5)
-    return step * np.rint(values / step + dots[..., None])
+    stepped: Values = step * np.rint(values / step + dots[..., None])
+    return stepped
 
 
 def _filtered(values: Values, strength: float, rng: np.random.Generator) -> Values:
@@ -120,7 +128,10 @@ def _overlaid(values: Values, strength: float, rng: np.random.Generator) -> Valu
     pattern = rng.standard_normal((height, width, layers), dtype=np.float32)
     pattern = ndimage.gaussian_filter(pattern, widths)
     tint = rng.uniform(-1, 1, 3).astype(np.float32) if rng.random() < 0.3 else np.ones(3, np.float32)
-    return values + np.float32(3.0 + 60.0 * strength**1.5) * tint * pattern / (pattern.std() + np.float32(1e-6))
+    overlaid: Values = values + np.float32(3.0 + 60.0 * strength**1.5) * tint * pattern / (
+        pattern.std() + np.float32(1e-6)
+    )
+    return overlaid
 
 
 def _replaced(values: Values, strength: float, rng: np.random.Generator) -> Values:
@@ -130,7 +141,8 @@ def _replaced(values: Values, strength: float, rng: np.random.Generator) -> Valu
         np.roll(values, rng.integers(20, 200, 2), axis=(0, 1)),
     )  # fmt: skip
     cover = np.asarray(covers[int(rng.integers(len(covers)))], np.float32)
-    return values + np.float32(strength) * (cover - values)
+    replaced: Values = values + np.float32(strength) * (cover - values)
+    return replaced
 
 
 _CHANGES: tuple[Callable[[Values, float, np.random.Generator], Values], ...] = (
@@ -157,7 +169,8 @@ def _spots(shape: tuple[int, int], share: float, rng: np.random.Generator) -> Va
     """Blots of one size, down to single pixels."""
     size = float(rng.choice([0.0, 0.8, 2.0, 6.0, 20.0]))
     field = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), size)
-    return (field > np.quantile(field[::2, ::2], 1 - share)).astype(np.float32)
+    spots: Values = (field > np.quantile(field[::2, ::2], 1 - share)).astype(np.float32)
+    return spots
 
 
 def _lines(shape: tuple[int, int], share: float, rng: np.random.Generator) -> Values:
@@ -181,7 +194,8 @@ def _side(shape: tuple[int, int], share: float, rng: np.random.Generator) -> Val
     angle, soft = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.6)
     field = np.hypot(rows, columns) if rng.random() < 0.5 else rows * np.sin(angle) + columns * np.cos(angle)
     border = np.quantile(field, 1 - share)
-    return np.clip((field - border) / soft + 0.5, 0, 1).astype(np.float32)
+    side: Values = np.clip((field - border) / soft + 0.5, 0, 1).astype(np.float32)
+    return side
 
 
 _PLACES: tuple[Callable[[tuple[int, int], float, np.random.Generator], Values], ...] = (

@@ -77,7 +77,8 @@ class BatchShape:
 
     ``distorted_captions`` is the share of captioned photos that are distorted: with it a photo has a perceptual
     description (the distortion) and a semantic one (the caption) that vary independently, which is I&2T.
-    ``ladder_odds`` makes ladders of a kind more frequent; 1 where it says nothing, and a kind of 0 does not occur at all. ``scaling`` below 1 scales
+    ``ladder_odds`` makes ladders of a kind more frequent; 1 where it says nothing, and a kind of 0 does not occur at
+    all. ``scaling`` below 1 scales
     ladders by nearly as much as whole photos more often than by less. ``stored`` are the kinds that happen to the file,
     before a photo is scaled for the tower. ``faint`` is the share of a noise's ladders whose clean picture is a little
     soft and whose noise is faint, as the mean of many shots and one of them are. ``alterations`` are ladders of changes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def join(device: str) -> Iterator[tuple[World, torch.device]]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise TrainingError(f"there is no device {name!r}: {reason} Use --device cpu, or cuda with a GPU.") from error
+    # The thread that runs backward has no context of CUDA yet when it first multiplies; torch makes one, and says so.
+    warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA context")
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World(), chosen
