@@ -63,7 +63,7 @@ def test_small_photos_have_accidents_too(shape: tuple[int, int]) -> None:
 
 
 def test_rounds_show_accidents_as_they_say() -> None:
-    assert [config.accidents for config in ROUNDS] == [False, True]
+    assert [config.accidents for config in ROUNDS] == [False, True, True]
     assert set(TOWER_SHAPE.kinds) == set(DISTORTIONS) - {"accident"}
     assert set(ACCIDENT_SHAPE.kinds) == set(BANK_SHAPE.kinds) == set(BatchShape().kinds) == set(DISTORTIONS)
     sentences, index = distortion_sentences(np.random.default_rng(0), TOWER_SHAPE.kinds)

@@ -9,14 +9,12 @@ from declip_training.data.batches import BatchShape
 from declip_training.data.distortions import DISTORTIONS
 from declip_training.pretrain import PretrainConfig
 
-# The faults that have names first, then accidents among them: a third of the ladders.
-ROUNDS = (
-    PretrainConfig(),
-    PretrainConfig(
-        steps=400, crops=((0.5, 240), (0.5, 288)), lr=5e-4, trunk_lr=1.25e-4, text_lr=2.5e-4, warmup=40, ema=0.99,
-        seed=8, save_every=100, accidents=True,
-    ),
+_ACCIDENTS = PretrainConfig(
+    steps=400, crops=((0.5, 240), (0.5, 288)), lr=5e-4, trunk_lr=1.25e-4, text_lr=2.5e-4, warmup=40, ema=0.99,
+    seed=8, save_every=100, accidents=True,
 )  # fmt: skip
+# The faults that have names first, then accidents among them: a third of the ladders.
+ROUNDS = (PretrainConfig(), _ACCIDENTS, replace(_ACCIDENTS, steps=350, seed=9))
 # What scaling down hides best, compression and blown highlights, is shown most, and noise, which enlarging changes. All
 # ladders are distorted in the file's pixels: noise added to what the tower sees teaches it nothing of enlarged noise.
 TOWER_SHAPE = BatchShape(
@@ -37,7 +35,7 @@ ACCIDENT_SHAPE = replace(
     TOWER_SHAPE,
     ladder_odds={
         **TOWER_SHAPE.ladder_odds,
-        "accident": 16.0, "colour fringes": 3.0, "halos": 3.0, "underexposure": 2.0, "overexposure": 3.0,
+        "accident": 20.0, "colour fringes": 6.0, "halos": 4.0, "underexposure": 2.0, "overexposure": 4.0,
     },
 )  # fmt: skip
 OWN_OPINION = 0.4  # of a photo; the rest of what the tower learns is what the teacher says of it
