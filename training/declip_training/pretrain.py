@@ -170,10 +170,11 @@ def pretrain_in_rounds(
         settings = json.loads(json.dumps(asdict(config)))
         if not done.is_file():
             done.parent.mkdir(parents=True, exist_ok=True)
+            code = commit()  # of now: who works on it may have changed it when the round is done
             average = train(model, config, done.parent)
             state = {k: v.contiguous() for k, v in average.state_dict().items()}
             with replacing(done) as partial:
-                save_file(state, partial, metadata={"config": json.dumps(settings), "commit": commit()})
+                save_file(state, partial, metadata={"config": json.dumps(settings), "commit": code})
         try:
             with safe_open(done, "pt") as stored:
                 about = stored.metadata() or {}
