@@ -46,7 +46,7 @@ BANK_SHAPE = BatchShape(
     distorted_captions=0.7,
     ladder_odds={
         "jpeg": 6.0, "sensor noise": 4.0, "overexposure": 3.0, "display noise": 2.0, "gaussian blur": 2.0,
-        "camera grain": 3.0, "colour fringes": 2.0, "banding": 2.0, "halos": 2.0, "smearing": 2.0,
+        "camera grain": 3.0, "colour fringes": 6.0, "banding": 2.0, "halos": 5.0, "smearing": 2.0,
         "camera shake": 2.0, "interference": 2.0, "dropouts": 2.0, "jitter": 2.0, "accident": 16.0,
     },
     scaling=0.4,
