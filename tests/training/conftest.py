@@ -52,7 +52,10 @@ def source(photos: np.ndarray[Any, np.dtype[np.uint8]]) -> BatchSource:
     rated = [Rated(Path(f"{i}.jpg"), i / 59, ("ss01", "ss02", "ss03")[i % 3]) for i in range(60)]
     captioned = [Captioned(Path(f"{i}.jpg"), (f"thing number {i}", f"object {i}")) for i in range(60)]
     # an untrained tower hardly sees faults of lens, processing, hand and signal on smooth pictures
-    hardly = ("colour fringes", "banding", "halos", "smearing", "camera shake", "interference", "dropouts", "jitter")
+    hardly = (
+        "colour fringes", "banding", "halos", "smearing", "camera shake", "interference", "dropouts", "jitter",
+        "accident",
+    )  # fmt: skip
     plain = dict.fromkeys(("camera grain", *hardly), 0.0)
     shape = BatchShape(
         rated=(4, 4, 4), ladders=3, captioned=4, extra_captions=4, distorted_captions=0.5, ladder_odds=plain

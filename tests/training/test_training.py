@@ -48,7 +48,7 @@ class Dying:
     """A source that dies at a step."""
 
     def __init__(self, source: BatchSource, step: int) -> None:
-        self.source, self.step = source, step
+        self.source, self.step, self.kinds = source, step, source.kinds
 
     def batch(self, step: int, crop: int) -> Any:
         if step == self.step:
@@ -97,6 +97,24 @@ def test_a_round_starts_at_the_average_of_the_one_before(tiny_clip: Any, source:
         pretrain_in_rounds(copy.deepcopy(clip), (replace(CONFIG, steps=7),), tmp_path / "whole", lambda *_: clip)
     with pytest.raises(TrainingError, match=r"round-1/clip\.safetensors is not of this model"):
         pretrain_in_rounds(torch.nn.Linear(2, 2), rounds, tmp_path / "whole", lambda *_: torch.nn.Identity())
+
+
+def test_each_round_says_the_commit_that_began_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds may be weeks and versions apart, and work may go on while one runs."""
+    from declip_training import pretrain as module
+
+    now = iter(["first", "changed meanwhile", "second"])
+    code = [next(now)]
+    monkeypatch.setattr(module, "commit", lambda: code[0])
+
+    def train(model: torch.nn.Module, config: PretrainConfig, inside: Path) -> torch.nn.Module:
+        code[0] = next(now)
+        return model
+
+    rounds = (CONFIG, replace(CONFIG, seed=8))
+    assert pretrain_in_rounds(torch.nn.Linear(2, 2), rounds[:1], tmp_path, train) == ["first"]
+    code[0] = next(now)
+    assert pretrain_in_rounds(torch.nn.Linear(2, 2), rounds, tmp_path, lambda model, *_: model) == ["first", "second"]
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
