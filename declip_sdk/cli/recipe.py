@@ -87,7 +87,9 @@ def nano(data: Path, out: Path, steps: int | None, ledger: Path | None, note: st
         click.echo(f"not offered, because other ladders move them too: {', '.join(dropped)}", err=True)
         result = result.offering(offered)
         engine = export(result)
-        judgement = judge_engine(engine.path, sources)
+        # What is left scores as it did: how the others failed is worth more than ten minutes of the same numbers.
+        about = {**judgement.engine, "engine id": engine.id, "judged and not offered": ", ".join(dropped)}
+        judgement = replace(judgement, engine=about)
     (out / "judges.md").write_text(to_markdown(judgement), encoding="utf-8")
     click.echo("judging on BIQ2021 Test and on ladders of unseen photos", err=True)
     row = evaluate_engine(engine.path, sources, score="quality")

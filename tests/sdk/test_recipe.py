@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from declip_runtime.engine_file import EngineFile
 from declip_runtime.machine import commit
 from declip_runtime.scorer import Scorer
 from declip_sdk.cli import run
+from declip_training.data.attributes import ATTRIBUTES
 from declip_training.evaluation.camera_noise import CameraNoise, Share
 from declip_training.evaluation.judges import Judgement
 from declip_training.evaluation.selectivity import Selectivity
 from declip_training.model.checkpoint import load_projectors
-from declip_training.recipes import nano
+from declip_training.recipes import nano, nano_attributes
 
 from . import nano_world
 
@@ -75,11 +77,18 @@ def test_a_run_that_was_stopped_goes_on_to_an_engine(
         stopped.setattr(nano, "train_projectors", _interrupt)
         assert run(arguments) == 130
     assert not (out / "declip-nano.engine").exists()
+    # All six pass on Kodak's ladders, and none is judged selective.
+    monkeypatch.setattr(nano_attributes, "_proven", lambda found: True)
     monkeypatch.setattr(nano, "pretrain", None)  # both rounds are there: calling it would fail
     assert run(arguments) == 0
     captured = capfd.readouterr()
     engine = EngineFile.open(out / "declip-nano.engine")
     assert captured.out.endswith(f"id {engine.id}\n")
+    dropped = ", ".join(attribute.name for attribute in ATTRIBUTES)
+    assert f"not offered, because other ladders move them too: {dropped}" in captured.err
+    page = (out / "judges.md").read_text(encoding="utf-8")
+    assert f"| judged and not offered | {dropped} |" in page
+    assert f"| engine id | {engine.id} |" in page
     _check_provenance(engine, data, out)
     _check_record(engine, out)
     photos = sorted((data / "BIQ2021" / "Images").glob("ss03 (Test *"), key=lambda p: int(p.stem.split()[-1][:-1]))
@@ -101,7 +110,8 @@ def _check_provenance(engine: EngineFile, data: Path, out: Path) -> None:
     assert made["commit"] == commit()
     assert (made["tower_sha256"], made["projector_sha256"]) == (projectors.tower_sha256, projectors.sha256)
     assert whole.prompts is not None
-    assert made["prompts_sha256"] == whole.prompts.sha256()
+    assert len(whole.prompts.scores) == 1 + len(ATTRIBUTES)
+    assert made["prompts_sha256"] == replace(whole.prompts, scores=whole.prompts.scores[:1]).sha256()
     assert [(r["steps"], r["seed"], r["crops"]) for r in made["rounds"]] == [
         (2, seed, [[1.0, nano_world.SMALLER]]) for seed in (7, 8)
     ]
