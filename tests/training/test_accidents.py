@@ -52,7 +52,7 @@ def test_accidents_are_of_many_sorts() -> None:
     assert np.mean(np.array(share) < 0.3) > 0.1
     assert np.mean(np.array(share) > 0.9) > 0.15
     assert np.mean(np.array(colour) > 1.0) > 0.1
-    assert np.mean(np.array(invented) < 0.02) > 0.05
+    assert np.mean(np.array(invented) < 0.02) > 0.02
 
 
 @pytest.mark.parametrize("shape", [(64, 40), (33, 65)])
