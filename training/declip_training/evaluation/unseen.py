@@ -193,5 +193,5 @@ FRESH: Mapping[str, Sequence[Rung]] = {
     "drops": rungs(drops, 2, 6, 14, 30, 60),
     "wrong mosaic": rungs(wrong_mosaic, 0.12, 0.3, 0.5, 0.75, 1.0),
 }
-"""Four more kinds, written on 27 November after accidents had been, but before the tower's last round, and looked at only
-when the engine was done: nothing was ever chosen by these."""
+"""Four more kinds, written on 27 November after accidents had been, but before the tower's last round, and looked at
+only when the engine was done: nothing was ever chosen by these."""
