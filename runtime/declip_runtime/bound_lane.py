@@ -4,9 +4,9 @@ The addresses never change, which is what lets ONNX Runtime capture and replay a
 inputs in and results out. Whatever thread asks, one thread of the lane's own makes every run: ONNX Runtime keeps a
 captured graph for the thread that captured it, and forbids several threads in a session that captures.
 
-A session that captures must see one set of sizes only. For each convolution it keeps cuDNN's plan for the last sizes,
-and a graph that was captured with others runs code that is gone: seen on an H200 with ONNX Runtime 1.31, where such
-graphs ran for a while and then failed with "invalid argument", or ended the process.
+A session that captures must see one set of sizes only: on an H200 with ONNX Runtime 1.31 graphs of several sizes in one
+session ran for a while and then failed with "invalid argument", or ended the process. Presumably because by its source a
+session keeps for each convolution what cuDNN needs for the last sizes only, and older graphs run code that is gone.
 """
 
 from __future__ import annotations

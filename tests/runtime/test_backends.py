@@ -349,7 +349,7 @@ def test_one_thread_makes_all_runs_of_a_session_on_a_gpu(engine: EngineFile, mon
 
 @needs_onnxruntime
 def test_a_session_that_captures_sees_one_batch_size_only(engine: EngineFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the next size it would throw away the plans that the captured graph runs (seen on an H200)."""
+    """Graphs of several sizes in one session failed on an H200."""
     gpu = PretendedGpu(monkeypatch)
     monkeypatch.setattr(manifest, "SCORING_BATCH", Range(1, 16, 16))
     with closing(backends.choose(engine, "onnxruntime", device="cuda", precision="fp32")) as backend:

@@ -234,7 +234,7 @@ def _providers(kind: str, index: int, own: Mapping[str, str]) -> list[Provider]:
     if kind == "cpu":
         return [cpu]
     # TF32 would be a silent third precision: 10 bits of mantissa under the name fp32.
-    # To try every algorithm of every convolution made starting half as slow again, and nothing faster (H200, 1.31).
+    # Trying every algorithm of every convolution made starting half as slow again, and nothing faster (H200, 1.31).
     facts = {"device_id": str(index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
     if kind == "cuda":
         return [(_PROVIDERS["cuda"], {**facts, **own}), cpu]
