@@ -5,8 +5,8 @@ inputs in and results out. Whatever thread asks, one thread of the lane's own ma
 captured graph for the thread that captured it, and forbids several threads in a session that captures.
 
 A session that captures must see one set of sizes only: on an H200 with ONNX Runtime 1.31 graphs of several sizes in one
-session ran for a while and then failed with "invalid argument", or ended the process. Presumably because by its source a
-session keeps for each convolution what cuDNN needs for the last sizes only, and older graphs run code that is gone.
+session ran for a while and then failed with "invalid argument", or ended the process. By its source a session keeps for
+each convolution what cuDNN needs for the last sizes only, so that older graphs presumably run code that is gone.
 """
 
 from __future__ import annotations
