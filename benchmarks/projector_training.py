@@ -27,12 +27,13 @@ from PIL import Image
 
 from declip_runtime.benchmark import Row
 from declip_runtime.cpu import available_cpus
+from declip_training.arithmetic import computes_in_bf16
 from declip_training.i2t.records import Record
 from declip_training.train.bank import Bank, Halves
 from declip_training.train.crops import RandomCrops
 from declip_training.train.loop import Heads, Reporting, Trainer
 from declip_training.train.run_folder import RunFolder
-from declip_training.train.settings import Precision, TrainSettings, computes_in_bf16
+from declip_training.train.settings import Precision, TrainSettings
 from declip_training.train.source import BankSource, FeatureSource, LiveSource
 from declip_training.train.towers import Towers
 from declip_training.train.world import World

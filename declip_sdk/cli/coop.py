@@ -67,11 +67,11 @@ def command(**options: Any) -> None:
         import torch
     except ImportError as error:
         raise TrainingError(_EXTRA) from error
+    from declip_training.arithmetic import computes_in_bf16
     from declip_training.coop import CoopConfig
     from declip_training.coop_run import PROMPTS, CoopJob, run_coop
     from declip_training.model.checkpoint import load_projectors
     from declip_training.model.prompts import PromptSet
-    from declip_training.train.settings import computes_in_bf16
     from declip_training.train.towers import Towers
     from declip_training.train.world import join
 

@@ -83,8 +83,9 @@ def command(**options: Any) -> None:
         import torch
     except ImportError as error:
         raise TrainingError(_EXTRA) from error
+    from declip_training.arithmetic import computes_in_bf16
     from declip_training.i2t.records import read_records
-    from declip_training.train.settings import TrainSettings, computes_in_bf16
+    from declip_training.train.settings import TrainSettings
     from declip_training.train.world import join
 
     if options["threads"] is not None:

@@ -94,8 +94,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(nano_attributes, "COOP", CoopConfig(tokens=24, steps=2))
     monkeypatch.setattr(nano, "ATTRIBUTE_PHOTOS", 1)
     crops = ((1.0, SMALLER),)
-    rounds = (PretrainConfig(crops=crops, warmup=1), PretrainConfig(crops=crops, warmup=1, seed=8))
-    monkeypatch.setattr(nano_settings, "ROUNDS", rounds)
+    monkeypatch.setattr(nano_settings, "PRETRAIN", PretrainConfig(crops=crops, warmup=1))
     for name in ("validation", "judging"):
         whole = getattr(nano_data.Sources, name).fget
         monkeypatch.setattr(nano_data.Sources, name, property(lambda sources, whole=whole: whole(sources)[:3]))

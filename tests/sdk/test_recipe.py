@@ -79,7 +79,7 @@ def test_a_run_that_was_stopped_goes_on_to_an_engine(
     assert not (out / "declip-nano.engine").exists()
     # All six pass on Kodak's ladders, and none is judged selective.
     monkeypatch.setattr(nano_attributes, "_proven", lambda found: True)
-    monkeypatch.setattr(nano, "pretrain", None)  # both rounds are there: calling it would fail
+    monkeypatch.setattr(nano, "pretrain", None)  # the tower is there: calling it would fail
     assert run(arguments) == 0
     captured = capfd.readouterr()
     engine = EngineFile.open(out / "declip-nano.engine")
@@ -112,9 +112,9 @@ def _check_provenance(engine: EngineFile, data: Path, out: Path) -> None:
     assert whole.prompts is not None
     assert len(whole.prompts.scores) == 1 + len(ATTRIBUTES)
     assert made["prompts_sha256"] == replace(whole.prompts, scores=whole.prompts.scores[:1]).sha256()
-    assert [(r["steps"], r["seed"], r["crops"]) for r in made["rounds"]] == [
-        (2, seed, [[1.0, nano_world.SMALLER]]) for seed in (7, 8)
-    ]
+    trained = made["pretraining"]
+    assert (trained["steps"], trained["seed"], trained["crops"]) == (2, 7, [[1.0, nano_world.SMALLER]])
+    assert trained["commit"] == commit()
     counts = {name: part["photos"] for name, part in made["data"].items()}
     assert counts == {
         "BIQ2021 Train, fit": 486, "BIQ2021 Train, validation": 54, "clean photos": 1020, "Kodak": 3,

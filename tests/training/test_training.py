@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from declip_runtime.errors import TrainingError
@@ -23,7 +22,7 @@ from declip_training.linear_head import fit_linear_head
 from declip_training.losses import antonym_logit
 from declip_training.model.prompts import encode_texts
 from declip_training.objective import split_images
-from declip_training.pretrain import PretrainConfig, pretrain, pretrain_in_rounds
+from declip_training.pretrain import PretrainConfig, pretrain, pretrained
 from declip_training.projectors import ProjectorConfig, train_projectors
 from declip_training.state import load_state, save_state
 
@@ -67,54 +66,55 @@ def test_a_killed_run_resumes_to_bit_identical_weights(tiny_clip: Any, source: B
         assert torch.equal(tensor, resumed[name]), name
 
 
-def test_a_round_starts_at_the_average_of_the_one_before(tiny_clip: Any, source: BatchSource, tmp_path: Path) -> None:
-    """A run killed in its second round goes on there, and the first round is not run again."""
+def test_batches_of_other_processes_are_the_same(tiny_clip: Any, source: BatchSource, tmp_path: Path) -> None:
     clip, tokenizer, pre = tiny_clip
-    rounds = (CONFIG, replace(CONFIG, seed=8, lr=6e-4))
-
-    def in_rounds(folder: Path, *sources: Any) -> dict[str, torch.Tensor]:
-        model, waiting = copy.deepcopy(clip), list(sources)
-
-        def train(model: torch.nn.Module, config: PretrainConfig, inside: Path) -> torch.nn.Module:
-            if inside.name == "round-2" and not (inside / "pretrain.safetensors").is_file():
-                begun = load_file(inside.with_name("round-1") / "clip.safetensors")
-                assert all(torch.equal(tensor, begun[name]) for name, tensor in model.state_dict().items())
-            return pretrain(model, tokenizer, waiting.pop(0), config, inside, mean=pre.mean, std=pre.std)
-
-        pretrain_in_rounds(model, rounds, folder, train)
-        return model.state_dict()
-
-    whole = in_rounds(tmp_path / "whole", source, source)
-    with pytest.raises(KilledError):
-        in_rounds(tmp_path / "killed", source, Dying(source, 4))
-    resumed = in_rounds(tmp_path / "killed", source)
-    first = load_file(tmp_path / "whole" / "round-1" / "clip.safetensors")
     alone = run(*tiny_clip, source, tmp_path / "alone")
-    assert all(torch.equal(tensor, first[name]) for name, tensor in alone.items())
-    assert any(not torch.equal(tensor, first[name]) for name, tensor in whole.items())
-    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    helped = pretrain(
+        copy.deepcopy(clip), tokenizer, source, CONFIG, tmp_path, mean=pre.mean, std=pre.std, workers=2
+    ).state_dict()
+    assert all(torch.equal(tensor, helped[name]) for name, tensor in alone.items())
+
+
+def test_workers_are_refused_where_processes_do_not_fork(
+    tiny_clip: Any, source: BatchSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, tokenizer, pre = tiny_clip
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    with pytest.raises(TrainingError, match=r"only where processes fork\. Use --workers 0"):
+        pretrain(copy.deepcopy(clip), tokenizer, source, CONFIG, tmp_path, mean=pre.mean, std=pre.std, workers=1)
+
+
+def test_what_was_pretrained_is_kept(tiny_clip: Any, source: BatchSource, tmp_path: Path) -> None:
+    """It is read again and not made again, and refused where it is not what was asked for."""
+    clip, tokenizer, pre = tiny_clip
+    path = tmp_path / "clip.safetensors"
+
+    def train(model: torch.nn.Module) -> torch.nn.Module:
+        return pretrain(model, tokenizer, source, CONFIG, tmp_path, mean=pre.mean, std=pre.std)
+
+    first, second = copy.deepcopy(clip), copy.deepcopy(clip)
+    pretrained(first, CONFIG, path, train)
+    pretrained(second, CONFIG, path, lambda _: pytest.fail("it was there"))
+    alone = run(*tiny_clip, source, tmp_path / "alone")
+    for made in (first.state_dict(), second.state_dict()):
+        assert all(torch.equal(tensor, made[name]) for name, tensor in alone.items())
     with pytest.raises(TrainingError, match=r"made with other settings: steps is 7, was 6\. Give another folder"):
-        pretrain_in_rounds(copy.deepcopy(clip), (replace(CONFIG, steps=7),), tmp_path / "whole", lambda *_: clip)
-    with pytest.raises(TrainingError, match=r"round-1/clip\.safetensors is not of this model"):
-        pretrain_in_rounds(torch.nn.Linear(2, 2), rounds, tmp_path / "whole", lambda *_: torch.nn.Identity())
+        pretrained(copy.deepcopy(clip), replace(CONFIG, steps=7), path, lambda _: clip)
+    with pytest.raises(TrainingError, match=r"clip\.safetensors is not of this model"):
+        pretrained(torch.nn.Linear(2, 2), CONFIG, path, lambda _: torch.nn.Identity())
 
 
-def test_each_round_says_the_commit_that_began_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds may be weeks and versions apart, and work may go on while one runs."""
-    from declip_training import pretrain as module
+def test_what_was_pretrained_says_the_commit_that_began_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work may go on while a training runs."""
+    code = ["before"]
+    monkeypatch.setattr("declip_training.pretrain.commit", lambda: code[0])
 
-    now = iter(["first", "changed meanwhile", "second"])
-    code = [next(now)]
-    monkeypatch.setattr(module, "commit", lambda: code[0])
-
-    def train(model: torch.nn.Module, config: PretrainConfig, inside: Path) -> torch.nn.Module:
-        code[0] = next(now)
+    def train(model: torch.nn.Module) -> torch.nn.Module:
+        code[0] = "changed meanwhile"
         return model
 
-    rounds = (CONFIG, replace(CONFIG, seed=8))
-    assert pretrain_in_rounds(torch.nn.Linear(2, 2), rounds[:1], tmp_path, train) == ["first"]
-    code[0] = next(now)
-    assert pretrain_in_rounds(torch.nn.Linear(2, 2), rounds, tmp_path, lambda model, *_: model) == ["first", "second"]
+    for _ in range(2):
+        assert pretrained(torch.nn.Linear(2, 2), CONFIG, tmp_path / "clip.safetensors", train) == "before"
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_clip: Any, source: BatchSou
     clip, tokenizer, pre = tiny_clip
     broken = copy.deepcopy(clip)
     broken.logit_scale.data.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"the loss is nan at step 0\. .*lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 2\. .*lower the learning rate"):
         pretrain(broken, tokenizer, source, CONFIG, tmp_path, mean=pre.mean, std=pre.std)
     assert not (tmp_path / "pretrain.safetensors").exists()
 

@@ -51,6 +51,7 @@ def attribute_loss(
     kinds = list(dict.fromkeys(ladders.kinds))
     places = [np.nonzero(ladders.kinds == kind)[0] for kind in kinds]
     signs = torch.tensor([float(attribute.moved_by.get(str(kind), 0)) for kind in kinds])
+    left = torch.tensor([attribute.left_by(str(kind)) for kind in kinds])
     steps = RISE * ladders.severities.diff()
     measured = ladders.measured.get(attribute.name)
 
@@ -61,7 +62,7 @@ def attribute_loss(
         logit = antonym_logit(embedded, pairs[0], scale).view(*chosen.shape, -1)
         logit = logit / (logit[..., 0].std() + 1e-3)
         rising = F.relu(steps - signs[:, None, None] * logit.diff()).mean(dim=(1, 2))[signs != 0]
-        strayed = (logit - logit[..., :1])[signs == 0]
+        strayed = (logit - logit[..., :1])[left]
         still = strayed.square().mean(dim=(1, 2)), strayed[..., -1].mean(dim=1).square()
         total = rising.mean() + rising.max()
         if len(strayed):
@@ -92,7 +93,7 @@ def selectivity(ladders: ChangeLadders, attribute: Attribute, pairs: Tensor, sca
         if sign:
             spearman.append(np.nanmean([stats.spearmanr(order, sign * row).statistic for row in rows]))
             own.append(sign * change)
-        else:
+        elif attribute.left_by(str(kind)):
             others.append(abs(change))
     result = {"own": float(min(spearman)), "moved": min(own), "strays": max(others, default=0.0)}
     moved, strays = result["moved"], result["strays"]

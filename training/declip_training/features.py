@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from declip_runtime.errors import TrainingError
 
+from .arithmetic import autocast
 from .data.batches import Batch, BatchLabels, BatchSource
 from .model.tower import image_features
 from .pixels import to_input
@@ -33,12 +34,16 @@ class FeatureBatch:
 def tower_features(
     visual: nn.Module, pixels: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """Embeddings float32 [N, D] (not normalised) of uint8 [N, S, S, 3], 64 at a time, in bf16 where the CPU has it."""
+    """Embeddings float32 [N, D] (not normalised) of uint8 [N, S, S, 3], 64 at a time, where ``visual`` is.
+
+    They come back to the CPU.
+    """
+    device = next(visual.parameters()).device
     rows = []
     for start in range(0, len(pixels), 64):
-        images = to_input(pixels[start : start + 64], mean, std)
-        with torch.autocast("cpu", torch.bfloat16):
-            rows.append(image_features(visual, images).float())
+        images = to_input(pixels[start : start + 64], mean, std, device)
+        with autocast(device):
+            rows.append(image_features(visual, images).float().cpu())
     return torch.cat(rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,26 +56,27 @@ class PerceptualObjective:
         level_texts, pair, distortion_texts = texts[:5], texts[5:7], texts[7 + words :]
         axes = _axes(texts[7 : 7 + words])
 
-        mos = torch.from_numpy(labels.mos)
+        mos = torch.from_numpy(labels.mos).to(rated.device)
         logit = antonym_logit(rated, pair, scale)
         score = torch.sigmoid(logit)
         level_logits = scale * rated @ level_texts.T
         expected = _expected(level_logits)
-        subset = torch.from_numpy(labels.subset)
-        within = [plcc_loss(score[subset == k], mos[subset == k]) for k in subset.unique()]
+        within = _within(score, mos, labels.subset)
 
         falling, severities = _worsening(ladders, labels)
         ladder_logit = antonym_logit(falling, pair, scale)
         ladder_expected = torch.logit(_expected(falling @ level_texts.T * scale), eps=1e-4)
         return {
             "mos": 4 * F.mse_loss(score, mos) + 4 * F.mse_loss(expected, mos),
-            "plcc": torch.stack(within).mean() + plcc_loss(score, mos) + plcc_loss(expected, mos),
+            "plcc": within + plcc_loss(score, mos) + plcc_loss(expected, mos),
             "levels": 0.5 * F.cross_entropy(level_logits, soft_levels(mos)),
             "ladder": 1.5 * (ladder_loss(ladder_logit, severities) + ladder_loss(ladder_expected, severities)),
             "distortion": 0.3
-            * image_to_text(falling.flatten(0, 1), distortion_texts, scale, _named(index, _graded(labels))),
+            * image_to_text(
+                falling.flatten(0, 1), distortion_texts, scale, _named(index, _graded(labels)).to(rated.device)
+            ),
             "attributes": attribute_movements(scale * ladders @ axes, labels),
-            "measured": 0.3 * _measured(rated @ axes, torch.from_numpy(labels.measured)),
+            "measured": 0.3 * _measured(rated @ axes, torch.from_numpy(labels.measured).to(rated.device)),
         }
 
 
@@ -127,12 +129,12 @@ def context_loss(
         for chosen in np.random.default_rng((seed, step)).choice(len(bank), merged, replace=False):
             labels = bank[chosen].labels
             rated, ladders, _ = split_images(embedded[chosen], labels)
-            mos, subset = torch.from_numpy(labels.mos), torch.from_numpy(labels.subset)
+            mos = torch.from_numpy(labels.mos)
             score = torch.sigmoid(antonym_logit(rated, pairs[0], scale))
-            within = [plcc_loss(score[subset == k], mos[subset == k]) for k in subset.unique()]
+            within = _within(score, mos, labels.subset)
             falling, severities = _worsening(ladders, labels)
             fall = ladder_loss(antonym_logit(falling, pairs[0], scale), severities)
-            parts.append(4 * F.mse_loss(score, mos) + torch.stack(within).mean() + plcc_loss(score, mos) + 3 * fall)
+            parts.append(4 * F.mse_loss(score, mos) + within + plcc_loss(score, mos) + 3 * fall)
         return torch.stack(parts).mean()
 
     return loss
@@ -148,13 +150,17 @@ def attribute_movements(logits: Tensor, labels: BatchLabels) -> Tensor:
     if not kinds:
         return logits.sum() * 0
     rungs = logits.view(*labels.severities.shape, -1)[kinds]
-    severities = torch.from_numpy(labels.severities)[kinds]
-    signs = torch.tensor([[float(a.moved_by.get(labels.kinds[i], 0)) for a in ATTRIBUTES] for i in kinds])
+    severities = torch.from_numpy(labels.severities)[kinds].to(logits.device)
+    effects = [
+        [(float(a.moved_by.get(labels.kinds[i], 0)), float(a.left_by(labels.kinds[i]))) for a in ATTRIBUTES]
+        for i in kinds
+    ]
+    signs, left = torch.tensor(effects, device=logits.device).unbind(-1)
     wanted = RISE * severities.diff(dim=1)[..., None]
     short = F.relu(wanted - signs[:, None] * rungs.diff(dim=1)).mean(1)
     strayed = F.relu((rungs[:, 1:] - rungs[:, :1]).abs() - STILL).mean(1)
     own = signs != 0
-    return 4 * (short * own).sum() / own.sum().clamp(min=1) + (strayed * ~own).sum() / (~own).sum().clamp(min=1)
+    return 4 * (short * own).sum() / own.sum().clamp(min=1) + (strayed * left).sum() / left.sum().clamp(min=1)
 
 
 def _measured(logits: Tensor, measured: Tensor) -> Tensor:
@@ -163,11 +169,17 @@ def _measured(logits: Tensor, measured: Tensor) -> Tensor:
     return torch.stack([plcc_loss(logits[:, names.index(n)], measured[:, i]) for i, n in enumerate(MEASURED)]).mean()
 
 
+def _within(scores: Tensor, mos: Tensor, subset: npt.NDArray[np.int64]) -> Tensor:
+    """Mean over the subsets of ``plcc_loss`` in each."""
+    members = [torch.from_numpy(np.flatnonzero(subset == k)).to(scores.device) for k in np.unique(subset)]
+    return torch.stack([plcc_loss(scores[rows], mos[rows]) for rows in members]).mean()
+
+
 def _expected(level_logits: Tensor) -> Tensor:
     """Mean of 0..1 that logits [..., levels] expect, in FP32: a product would be bf16, in which the logit of 1 - 1e-4
     is infinite.
     """
-    levels = torch.linspace(0, 1, level_logits.shape[-1])
+    levels = torch.linspace(0, 1, level_logits.shape[-1], device=level_logits.device)
     return (level_logits.float().softmax(-1) * levels).sum(-1)
 
 
@@ -178,8 +190,9 @@ def _axes(words: Tensor) -> Tensor:
 
 def _worsening(ladders: Tensor, labels: BatchLabels) -> tuple[Tensor, Tensor]:
     """Of ladders [T * R, D] those of distortions, [W, R, D], and their severities [W, R]."""
-    worse = torch.tensor([kind in DISTORTIONS for kind in labels.kinds])
-    return ladders.view(*labels.severities.shape, -1)[worse], torch.from_numpy(labels.severities)[worse]
+    worse = [i for i, kind in enumerate(labels.kinds) if kind in DISTORTIONS]
+    severities = torch.from_numpy(labels.severities[worse]).to(ladders.device)
+    return ladders.view(*labels.severities.shape, -1)[worse], severities
 
 
 def _graded(labels: BatchLabels) -> list[tuple[str, float]]:

@@ -10,8 +10,14 @@ import torch
 from torch import Tensor
 
 
-def to_input(pixels: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pixels uint8 [N, H, W, 3] to normalised float32 [N, 3, H, W] in channels-last memory order."""
-    images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div_(255)
-    images = images.sub_(torch.tensor(mean).view(3, 1, 1)).div_(torch.tensor(std).view(3, 1, 1))
-    return images.contiguous(memory_format=torch.channels_last)
+def to_input(
+    pixels: npt.NDArray[np.uint8] | Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Pixels uint8 [N, H, W, 3] to normalised float32 [N, 3, H, W] on ``device``, in channels-last memory order."""
+    stored = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))
+    images = stored.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+    centre, spread = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
+    return images.sub_(centre).div_(spread).contiguous(memory_format=torch.channels_last)

@@ -9,10 +9,12 @@ which projectors and prompts are learned as on any other.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
+import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
 
 from declip_runtime.errors import TrainingError
 from declip_runtime.machine import commit
 
-from .data.batches import BatchSource
+from .arithmetic import CPU, autocast
+from .data.batches import BatchLabels, BatchSource
 from .files import differences, replacing
 from .losses import image_to_text
 from .objective import PerceptualObjective, split_images
@@ -43,20 +48,18 @@ class PretrainConfig:
     """Schedule of the pre-training. ``crops`` are (share of the steps, crop side) in order.
 
     ``trunk_lr`` is for the layers of the image tower that ImageNet taught, ``lr`` for its other ones.
-    ``accidents`` says whether ladders of them are shown (see ``data.accidents``).
     """
 
-    steps: int = 1250
-    crops: tuple[tuple[float, int], ...] = ((0.7, 240), (0.3, 288))
-    lr: float = 1e-3
-    trunk_lr: float = 2.5e-4
-    text_lr: float = 5e-4
+    steps: int = 8000
+    crops: tuple[tuple[float, int], ...] = ((0.4, 240), (0.4, 288), (0.2, 336))
+    lr: float = 8e-4
+    trunk_lr: float = 2e-4
+    text_lr: float = 4e-4
     weight_decay: float = 0.05
-    warmup: int = 120
+    warmup: int = 200
     ema: float = 0.998
     clip_norm: float = 2.0
     seed: int = 7
-    accidents: bool = False
     save_every: int = 250
 
     def plan(self) -> list[tuple[int, int]]:
@@ -84,13 +87,19 @@ def pretrain(
     mean: Sequence[float],
     std: Sequence[float],
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    device: torch.device = CPU,
+    workers: int = 0,
 ) -> nn.Module:
     """Train ``model`` (an open_clip CLIP) and return its moving average; resumes from ``folder`` if a state is there.
 
+    It is trained on ``device``, where both stay, while ``workers`` processes make batches (0: none but this one). On
+    a CPU a run that was killed goes on to the same weights to the bit.
+
     Appends one JSON line per 50 steps to ``folder/pretrain.jsonl``; a state is saved every ``config.save_every`` steps.
+    Raises TrainingError for a loss that is not finite, and for workers where processes cannot fork.
     """
     model.train()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     groups = _parameter_groups(model, config)
     optimizer = torch.optim.AdamW(groups, fused=True)
@@ -98,94 +107,120 @@ def pretrain(
     start = load_state(state, {"model": model, "average": average}, optimizer) if state.is_file() else 0
     log = (folder / "pretrain.jsonl").open("a", encoding="utf-8")
     base = [g["lr"] for g in groups]
+    kept, new = _floating(average), _floating(model)
     began = time.monotonic()
-    sums: dict[str, float] = {}
-    amp = torch.autocast("cpu", torch.bfloat16)
+    sums: dict[str, Tensor] = {}
+
+    @functools.cache  # captions come again and again, and the sentences of distortions in every step
+    def tokens(sentence: str) -> Tensor:
+        return tokenizer([sentence])[0]
 
     def encode_text(sentences: Sequence[str]) -> Tensor:
-        embedded: Tensor = F.normalize(model.encode_text(tokenizer(list(sentences))).float(), dim=-1)  # type: ignore[operator]
+        read = torch.stack([tokens(sentence) for sentence in sentences]).to(device)
+        embedded: Tensor = F.normalize(model.encode_text(read).float(), dim=-1)  # type: ignore[operator]
         return embedded
 
     objective = PerceptualObjective(encode_text, config.seed, source.kinds)
-    plan = config.plan()
+    plan = config.plan()[start:]
     with log:
-        for step, crop in plan[start:]:
-            batch = source.batch(step, crop)  # a thread of its own would stall the two OpenMP threads of the model
+        for (step, _), (pixels, labels) in zip(plan, _batches(source, plan, device, workers), strict=True):
             for group, lr in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = lr * config.rate(step)
-            with amp:
-                images = to_input(batch.pixels, mean, std)
+            with autocast(device):
+                images = to_input(pixels, mean, std, device)
                 embedded = F.normalize(model.encode_image(images).float(), dim=-1)  # type: ignore[operator]
                 scale = model.logit_scale.exp().clamp(max=100)  # type: ignore[operator]
-                rated, ladders, captioned = split_images(embedded, batch.labels)
-                losses = objective(rated, ladders, batch.labels, scale, step)
-                losses["semantic"] = 0.3 * image_to_text(captioned, encode_text(batch.labels.captions), scale)
+                rated, ladders, captioned = split_images(embedded, labels)
+                losses = objective(rated, ladders, labels, scale, step)
+                losses["semantic"] = 0.3 * image_to_text(captioned, encode_text(labels.captions), scale)
             loss = torch.stack(list(losses.values())).sum()
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {float(loss.detach())} at step {step}. Remove {state}, and lower the learning rate."
-                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
-            _update_average(average, model, min(config.ema, (1 + step) / (10 + step)))
+            get_ema_multi_avg_fn(min(config.ema, (1 + step) / (10 + step)))(kept, new, 0)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / 50
+                sums[name] = sums.get(name, 0.0) + value.detach() / 50
+            last, saves = step + 1 == config.steps, (step + 1) % config.save_every == 0
+            # seldom, since to look at a number is to wait for the GPU
+            if (last or saves or (step + 1) % 50 == 0) and not torch.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {float(loss.detach())} at step {step}. Remove {state}, and lower the learning rate."
+                )
             if (step + 1) % 50 == 0:
                 rate = (step + 1 - start) / (time.monotonic() - began)
                 line = {
                     "step": step + 1,
-                    **{k: round(v, 4) for k, v in sums.items()},
+                    **{k: round(float(v), 4) for k, v in sums.items()},
                     "scale": round(float(scale.detach()), 2),
                     "steps_per_s": round(rate, 3),
                     "minutes_left": round((config.steps - step - 1) / rate / 60, 1),
                 }
                 sums = {}
-                if evaluate is not None and (step + 1) % config.save_every == 0:
+                if evaluate is not None and saves:
                     line.update({k: round(v, 4) for k, v in evaluate(average).items()})
                 log.write(json.dumps(line) + "\n")
                 log.flush()
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            if last or saves:
                 save_state(state, {"model": model, "average": average}, optimizer, step + 1)
     return average
 
 
-def pretrain_in_rounds(
-    model: nn.Module,
-    rounds: Sequence[PretrainConfig],
-    folder: Path,
-    train: Callable[[nn.Module, PretrainConfig, Path], nn.Module],
-) -> list[str]:
-    """Leave in ``model`` what ``rounds`` make of it, each starting at the average of the one before.
+def pretrained(model: nn.Module, config: PretrainConfig, path: Path, train: Callable[[nn.Module], nn.Module]) -> str:
+    """Leave in ``model`` what ``train(model)``, which is ``pretrain`` with ``config``, makes of it: the average.
 
-    ``train(model, config, its folder)`` trains the model and returns the average, as ``pretrain`` does. Each round's
-    result is kept in ``folder/round-N/clip.safetensors``; a round that is there is not run again. Returns the commit of
-    the code that made each one. Raises TrainingError where it cannot be written, or was made with other settings or of
-    another model.
+    It is kept at ``path``, and read from there if it is there. Returns the commit of the code that made it. Raises
+    TrainingError where it cannot be written, or was made with other settings or of another model.
     """
-    commits = []
-    for number, config in enumerate(rounds, 1):
-        done = folder / f"round-{number}" / "clip.safetensors"
-        settings = json.loads(json.dumps(asdict(config)))
-        if not done.is_file():
-            done.parent.mkdir(parents=True, exist_ok=True)
-            code = commit()  # of now: who works on it may have changed it when the round is done
-            average = train(model, config, done.parent)
-            state = {k: v.contiguous() for k, v in average.state_dict().items()}
-            with replacing(done) as partial:
-                save_file(state, partial, metadata={"config": json.dumps(settings), "commit": code})
-        try:
-            with safe_open(done, "pt") as stored:
-                about = stored.metadata() or {}
-            made = json.loads(about.get("config", "{}"))
-            commits.append(about.get("commit", ""))
-            model.load_state_dict(load_file(done))
-        except (RuntimeError, SafetensorError) as error:
-            raise TrainingError(f"{done} is not of this model: {error}. Remove it, or give another folder.") from error
-        if changed := differences(made, settings):
-            raise TrainingError(f"{done} was made with other settings: {changed}. Give another folder, or these.")
-    return commits
+    settings = json.loads(json.dumps(asdict(config)))
+    if not path.is_file():
+        code = commit()  # of now: who works on it may have changed it when training is done
+        state = {k: v.cpu().contiguous() for k, v in train(model).state_dict().items()}
+        with replacing(path) as partial:
+            save_file(state, partial, metadata={"config": json.dumps(settings), "commit": code})
+    try:
+        with safe_open(path, "pt") as stored:
+            about = stored.metadata() or {}
+        made = json.loads(about.get("config", "{}"))
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise TrainingError(f"{path} is not of this model: {error}. Remove it, or give another folder.") from error
+    if changed := differences(made, settings):
+        raise TrainingError(f"{path} was made with other settings: {changed}. Give another folder, or these.")
+    return str(about.get("commit", ""))
+
+
+class _Steps(Dataset[tuple[Tensor, BatchLabels]]):
+    """The batches of a plan, as a DataLoader takes them: pixels as a tensor, which no worker has to copy."""
+
+    def __init__(self, source: BatchSource, plan: Sequence[tuple[int, int]]) -> None:
+        self._source, self._plan = source, plan
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, BatchLabels]:
+        batch = self._source.batch(*self._plan[index])
+        return torch.from_numpy(batch.pixels), batch.labels
+
+
+def _batches(
+    source: BatchSource, plan: Sequence[tuple[int, int]], device: torch.device, workers: int
+) -> Iterable[tuple[Tensor, BatchLabels]]:
+    """Pixels uint8 [N, S, S, 3] and labels of every (step, crop side), in order.
+
+    Without workers they are made when they are asked for: on a CPU a thread of its own would stall the model's.
+    """
+    if workers and "fork" not in multiprocessing.get_all_start_methods():
+        raise TrainingError("batches can be made by other processes only where processes fork. Use --workers 0.")
+    return DataLoader(
+        _Steps(source, plan),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        # banks that were opened before a fork are shared, and sent to a spawned process they are copied
+        multiprocessing_context="fork" if workers else None,
+    )
 
 
 def _parameter_groups(model: nn.Module, config: PretrainConfig) -> list[dict[str, Any]]:
@@ -203,10 +238,5 @@ def _parameter_groups(model: nn.Module, config: PretrainConfig) -> list[dict[str
     ]
 
 
-@torch.no_grad()
-def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, 1 - decay)
-        else:
-            kept.copy_(new)
+def _floating(model: nn.Module) -> list[Tensor]:
+    return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]

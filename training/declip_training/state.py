@@ -49,7 +49,7 @@ def load_state(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.op
             if moments:
                 # channels-last parameters keep their layout, or the fused update reads the wrong elements
                 optimizer.state[parameter] = {
-                    k: torch.empty_like(parameter).copy_(v) if v.shape == parameter.shape else v
+                    k: torch.empty_like(parameter).copy_(v) if v.shape == parameter.shape else v.to(parameter.device)
                     for k, v in moments.items()
                 }
     return step

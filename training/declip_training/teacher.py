@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from .arithmetic import CPU, autocast
 from .files import replacing
 from .model.imagenet_start import MEAN, STD, PublicWeights, imagenet_network
 from .model.nano_tower import statistics
@@ -35,25 +36,26 @@ def depth_features(
     pixels: npt.NDArray[np.uint8],
     path: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    device: torch.device = CPU,
 ) -> list[Tensor]:
     """Of each depth of a frozen network, means and deviations over the photo, float32 [N, 2 C]; its head's means last.
 
-    ``pixels`` uint8 [N, S, S, 3]. Kept at ``path`` and read from there when it exists.
+    ``pixels`` uint8 [N, S, S, 3]. Kept at ``path`` and read from there when it exists; computed on ``device``.
     """
     if not path.is_file():
-        network = imagenet_network(weights.network, weights.read()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = imagenet_network(weights.network, weights.read()).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         rows: list[list[Tensor]] = []
         for start in range(0, len(pixels), SAME_TIME):
-            images = torch.from_numpy(np.array(pixels[start : start + SAME_TIME])).permute(0, 3, 1, 2)
+            images = torch.from_numpy(np.array(pixels[start : start + SAME_TIME])).to(device).permute(0, 3, 1, 2)
             maps = ((images.float() - MEAN) / STD).contiguous(memory_format=torch.channels_last)
             depths = []
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(device):
                 maps = F.relu6(network.conv_stem(maps))
                 for stage in network.blocks:
                     maps = stage(maps)
                     depths.append(torch.cat(statistics(maps), dim=1))
                 depths.append(F.relu6(network.conv_head(maps)).float().mean((2, 3)))
-            rows.append(depths)
+            rows.append([depth.cpu() for depth in depths])
             progress(min(start + SAME_TIME, len(pixels)), len(pixels))
         made = {f"{depth:02d}": torch.cat(parts) for depth, parts in enumerate(zip(*rows, strict=True))}
         with replacing(path) as partial:

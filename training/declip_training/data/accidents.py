@@ -25,9 +25,10 @@ def accident(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixel
         happens, where = rng.spawn(2)
         change, place = _CHANGES[int(rng.integers(len(_CHANGES)))], _PLACES[int(rng.integers(len(_PLACES)))]
         if rng.random() < 0.5:
-            strength, share = 0.1 + 0.9 * severity, rng.uniform(0.15, 1.5)
+            strength, share = 0.1 + 0.9 * severity, rng.uniform(0.15, 2.0)  # above 1: everywhere
         else:
-            strength, share = rng.uniform(0.5, 1.0), 0.01 + 0.65 * severity**1.5
+            least, most = np.exp(rng.uniform(np.log(0.002), np.log(0.02))), rng.uniform(0.1, 0.66)
+            strength, share = rng.uniform(0.5, 1.0), float(least * (most / least) ** severity)
         changed = change(values, strength, happens)
         if share < 1:
             mask = place(values.shape[:2], share, where)

@@ -29,6 +29,22 @@ def _high_contrast(pixels: Pixels, severity: float, rng: np.random.Generator) ->
     return stretched
 
 
+def _with_luma(pixels: Pixels, contrast: float) -> Pixels:
+    """Lightness stretched around its mean, or shrunk, and the colours left as they are."""
+    luma, *colour = Image.fromarray(pixels).convert("YCbCr").split()
+    values = np.asarray(luma, np.float32)
+    changed = np.clip(values.mean() + (values - values.mean()) * np.float32(contrast) + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(Image.merge("YCbCr", (Image.fromarray(changed), *colour)).convert("RGB"))
+
+
+def _flatter_lightness(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
+    return _with_luma(pixels, 0.88 - 0.7 * severity)
+
+
+def _harder_lightness(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
+    return _with_luma(pixels, 1.1 + severity)
+
+
 def _vivid(pixels: Pixels, severity: float, rng: np.random.Generator) -> Pixels:
     return np.asarray(ImageEnhance.Color(Image.fromarray(pixels)).enhance(1.15 + 1.6 * severity))
 
@@ -54,6 +70,8 @@ _UNCLEAR = ("colour fringes", "banding", "halos", "smearing", "interference", "d
 ALTERATIONS: Mapping[str, Distortion] = {
     "sharpened": _sharpened,
     "high contrast": _high_contrast,
+    "flatter lightness": _flatter_lightness,
+    "harder lightness": _harder_lightness,
     "vivid": _vivid,
     "pale": _pale,
     "brighter": _brighter,
@@ -70,13 +88,21 @@ CHANGES: Mapping[str, Distortion] = {
 
 @dataclass(frozen=True)
 class Attribute:
-    """A score, the words it starts from, and the changes that move it up (1) or down (-1)."""
+    """A score, the words it starts from, and the changes that move it up (1) or down (-1).
+
+    Those that are ``free`` may move it: of them it is not clear whether they should.
+    """
 
     name: str
     kind: ScoreKind
     pair: tuple[str, str]
     description: str
     moved_by: Mapping[str, int]
+    free: frozenset[str] = frozenset()
+
+    def left_by(self, kind: str) -> bool:
+        """Whether this change must leave the score where it is."""
+        return kind not in self.moved_by and kind not in self.free
 
 
 ATTRIBUTES: tuple[Attribute, ...] = (
@@ -103,11 +129,12 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     Attribute(
         "contrast", "degree", ("A photo of high contrast.", "A flat photo."),
         "How strong the contrast is",
-        {"low contrast": -1, "high contrast": 1},
+        {"low contrast": -1, "flatter lightness": -1, "high contrast": 1, "harder lightness": 1},
     ),
     Attribute(
         "colorfulness", "degree", ("A colorful photo.", "A pale photo."), "How colourful the photo is",
         {"pale": -1, "vivid": 1},
+        frozenset({"low contrast", "high contrast"}),  # which fade colours, or strengthen them, along with the light
     ),
 )  # fmt: skip
 

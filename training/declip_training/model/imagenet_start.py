@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from declip_runtime.errors import TrainingError
+from declip_training.arithmetic import autocast
 
 from .nano_tower import TRUNK, NanoTower, folded, trunk_network
 
@@ -99,7 +100,7 @@ def start_from_imagenet(
 @torch.no_grad()
 def standardise(tower: NanoTower, images: Tensor) -> None:
     """Set the centre and spread of ``tower``'s features to those over ``images`` [N, 3, S, S], normalised."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(images.device):
         pooled = torch.cat([tower.pooled(part) for part in images.split(64)]).float()
     tower.centre.copy_(pooled.mean(0))
     tower.spread.copy_(pooled.std(0).clamp(min=1e-3))

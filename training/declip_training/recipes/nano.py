@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from declip_runtime.machine import commit
 from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
+from declip_training.arithmetic import CPU
 from declip_training.attributes import percentiles
 from declip_training.calibration import fit_calibration
 from declip_training.coop import CoopConfig, learn_context
@@ -43,13 +44,12 @@ from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
 from declip_training.model.tower import Tokenizer, load_clip
 from declip_training.objective import context_loss
 from declip_training.pixels import to_input
-from declip_training.pretrain import PretrainConfig, pretrain, pretrain_in_rounds
+from declip_training.pretrain import PretrainConfig, pretrain, pretrained
 from declip_training.projectors import ProjectorConfig, train_projectors
 from declip_training.recipes.nano_attributes import LadderFeatures, ladder_features, learn_attributes
 from declip_training.recipes.nano_data import LADDER_SIDES, SIDE, Banks, Sources, fingerprints, prepare
 from declip_training.recipes.nano_decoupling import decoupling, decoupling_features, to_markdown
 from declip_training.recipes.nano_settings import (
-    ACCIDENT_SHAPE,
     ATTRIBUTE_PHOTOS,
     BANK_PLAN,
     BANK_SHAPE,
@@ -65,6 +65,7 @@ from declip_training.recipes.nano_settings import (
 from declip_training.recipes.nano_teacher import TEACHERS, taught
 from declip_training.recipes.nano_validation import ValidationFeatures, ValidationSplit
 
+TOWER = "clip.safetensors"
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
 Report = Callable[[str], None]
 
@@ -74,7 +75,8 @@ class NanoResult:
     """What the export needs, and the card: SRCC by subset on validation for every head that was compared.
 
     ``photos`` uint8 [16, S, S, 3] are prepared validation photos, for comparing the engine with torch. ``made_from``
-    are hashes of what the tower started from, of tower, projectors and data, and the rounds' settings, JSON-ready.
+    are hashes of what the tower started from, of tower, projectors and data, and the settings of its training,
+    JSON-ready.
     """
 
     declip: DeCLIP
@@ -101,12 +103,25 @@ class NanoResult:
 
 
 class Nano:
-    """The stages of the recipe over one output folder."""
+    """The stages of the recipe over one output folder; networks that look at photos run on ``device``.
 
-    def __init__(self, data: Path, out: Path, rounds: Sequence[PretrainConfig], report: Report) -> None:
-        self.sources, self.out, self.rounds, self.report = Sources(data), out, rounds, report
-        self.seed = rounds[0].seed
-        self._commits: list[str] = []
+    ``workers`` processes make the batches that the tower learns from.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        out: Path,
+        config: PretrainConfig,
+        report: Report,
+        device: torch.device = CPU,
+        workers: int = 0,
+    ) -> None:
+        self.sources, self.out, self.config, self.report = Sources(data), out, config, report
+        self.device, self.workers = device, workers
+        self.seed = config.seed
+        self._commit = ""
+        self._visual = nn.Module()
         for public in TEACHERS:
             public.read()  # what is missing is said before the photos are read
         out.mkdir(parents=True, exist_ok=True)
@@ -115,13 +130,13 @@ class Nano:
         splits = self.banks.splits
         self.validation = ValidationSplit(splits.validation, self.banks.validation, self.sources.validation)
         report(f"{len(splits.fit)} photos to fit, {len(splits.validation)} to choose by")
-        self._fit, self._teacher = taught(self.banks, out / "teacher", self.seed, report)
+        self._fit, self._teacher = taught(self.banks, out / "teacher", self.seed, report, device)
 
     def run(self) -> NanoResult:
         """All stages in order."""
         clip, tokenizer, preprocess = self.tower()
         scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator]
-        features = self.validation.features(clip.visual, preprocess, self._folder(clip))  # type: ignore[arg-type]
+        features = self.validation.features(self._visual, preprocess, self._folder(clip))
         bank = self.feature_bank(clip, preprocess)
         checkpoint = self.projectors(clip, tokenizer, bank, features, scale)
         prompts, card = self.prompts(clip, tokenizer, bank, features, checkpoint.perceptual, scale)
@@ -142,9 +157,7 @@ class Nano:
             "tower_sha256": checkpoint.tower_sha256,
             "projector_sha256": checkpoint.sha256,
             "started_from": {public.package: public.sha256 for public in TEACHERS},
-            "rounds": [
-                {**asdict(config), "commit": made} for config, made in zip(self.rounds, self._commits, strict=True)
-            ],
+            "pretraining": {**asdict(self.config), "commit": self._commit},
             "data": fingerprints(self.sources, self.banks),
         }
         return NanoResult(declip, preprocess, specs, prompts, card, np.array(self.banks.validation[:16]), made_from)
@@ -157,27 +170,31 @@ class Nano:
         some = self.banks.fit[:: max(1, len(self.banks.fit) // STANDARD_PHOTOS)]
         standardise(trunk, to_input(some, preprocess.mean, preprocess.std))
 
-        def train(model: nn.Module, config: PretrainConfig, folder: Path) -> nn.Module:
+        def train(model: nn.Module) -> nn.Module:
             return pretrain(
                 model,
                 tokenizer,
-                self._source(ACCIDENT_SHAPE if config.accidents else TOWER_SHAPE, config.seed),
-                config,
-                folder,
+                self._source(TOWER_SHAPE),
+                self.config,
+                self.out,
                 mean=preprocess.mean,
                 std=preprocess.std,
                 evaluate=lambda average: self._zero_shot(average, tokenizer, preprocess),
+                device=self.device,
+                workers=self.workers,
             )
 
-        self._commits = pretrain_in_rounds(clip, self.rounds, self.out, train)
-        return clip.eval().requires_grad_(False), tokenizer, preprocess
+        self._commit = pretrained(clip, self.config, self.out / TOWER, train)
+        clip.to(CPU).eval().requires_grad_(False)
+        visual: nn.Module = clip.visual  # type: ignore[assignment]
+        self._visual = copy.deepcopy(visual).to(self.device)
+        return clip, tokenizer, preprocess
 
     def feature_bank(self, clip: nn.Module, preprocess: Preprocess) -> list[FeatureBatch]:
         """Batches with I&2T pairs: captioned photos (T_s) distorted at random (T_p), rated photos, ladders."""
-        visual: nn.Module = clip.visual  # type: ignore[assignment]
         return build_feature_bank(
-            visual,
-            self._source(BANK_SHAPE, self.seed),
+            self._visual,
+            self._source(BANK_SHAPE),
             BANK_PLAN,
             self._folder(clip) / "features.safetensors",
             mean=preprocess.mean,
@@ -210,8 +227,7 @@ class Nano:
                 bank, encode, scale, ProjectorConfig(), evaluate, self._log("projectors")
             )
             visual: nn.Module = clip.visual  # type: ignore[assignment]
-            weights = f"round-{len(self.rounds)}/clip.safetensors"
-            made = ProjectorCheckpoint("declip-nano", weights, tower_sha256(visual), perceptual, semantic)
+            made = ProjectorCheckpoint("declip-nano", TOWER, tower_sha256(visual), perceptual, semantic)
             save_projectors(path, made)
         return load_projectors(path)
 
@@ -269,12 +285,11 @@ class Nano:
         features: ValidationFeatures,
     ) -> dict[str, dict[str, float]]:
         """How far the two projectors separate looks from content, also written to ``decoupling.md``."""
-        visual: nn.Module = clip.visual  # type: ignore[assignment]
         measured = decoupling_features(
             self.banks.captioned_test_pixels,
             SIDE,
             [p.captions[0] for p in self.banks.captioned_test],
-            lambda pixels: tower_features(visual, pixels, preprocess.mean, preprocess.std),
+            lambda pixels: tower_features(self._visual, pixels, preprocess.mean, preprocess.std),
             lambda sentences: F.normalize(clip.encode_text(tokenizer(list(sentences))).float(), dim=-1),  # type: ignore[operator]
         )
         heads = {"tower": nn.Identity(), "perceptual": checkpoint.perceptual, "semantic": checkpoint.semantic}
@@ -299,7 +314,6 @@ class Nano:
 
     def _attribute_ladders(self, clip: nn.Module, preprocess: Preprocess) -> tuple[LadderFeatures, LadderFeatures]:
         """Ladders to learn from (clean photos) and to choose by (Kodak's, by turns from larger and smaller files)."""
-        visual: nn.Module = clip.visual  # type: ignore[assignment]
         rng = np.random.default_rng(self.seed)
         picked = [b[i] for b in self.banks.clean for i in np.sort(rng.choice(len(b), ATTRIBUTE_PHOTOS, replace=False))]
         held = [
@@ -308,7 +322,7 @@ class Nano:
 
         def build(windows: Sequence[npt.NDArray[np.uint8]], name: str) -> LadderFeatures:
             def encode(pixels: npt.NDArray[np.uint8]) -> Tensor:
-                return tower_features(visual, pixels, preprocess.mean, preprocess.std)
+                return tower_features(self._visual, pixels, preprocess.mean, preprocess.std)
 
             return ladder_features(windows, SIDE, encode, self._folder(clip) / f"{name}.safetensors", self.report)
 
@@ -326,15 +340,15 @@ class Nano:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def _source(self, shape: BatchShape, seed: int) -> BatchSource:
+    def _source(self, shape: BatchShape) -> BatchSource:
         b = self.banks
-        return BatchSource(self._fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=seed)
+        return BatchSource(self._fit, b.fit, b.clean, b.captioned, b.captioned_pixels, shape, seed=self.seed)
 
     @torch.no_grad()
     def _zero_shot(self, clip: nn.Module, tokenizer: Tokenizer, preprocess: Preprocess) -> dict[str, float]:
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         rated = tower_features(visual, self.banks.validation, preprocess.mean, preprocess.std)
-        pair = encode_texts(clip, tokenizer, ANTONYMS[0])
+        pair = encode_texts(clip, tokenizer, ANTONYMS[0]).cpu()
         return self.validation.by_subset(antonym_logit(F.normalize(rated, dim=-1), pair, 1.0).numpy())
 
     def _log(self, stage: str) -> Callable[[dict[str, float]], None]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
+from declip_training.arithmetic import CPU
 from declip_training.data.biq2021 import Rated
 from declip_training.data.pixel_bank import photos_sha256
 from declip_training.evaluation.metrics import by_subset
@@ -25,12 +26,12 @@ TEACHERS = (LITE2, LITE0)
 
 
 def taught(
-    banks: Banks, folder: Path, seed: int, report: Callable[[str], None]
+    banks: Banks, folder: Path, seed: int, report: Callable[[str], None], device: torch.device = CPU
 ) -> tuple[list[Rated], dict[str, dict[str, float]]]:
     """The photos to fit, their opinions mixed with what the teacher says of them, and its agreement with people.
 
     What it says of a photo to fit does not rest on that photo's opinion, and nothing rests on the validation photos.
-    ``folder`` keeps what the networks found, and what the teacher says.
+    ``folder`` keeps what the networks found, computed on ``device``, and what the teacher says.
     """
     splits = banks.splits
     parts = {"fit": (splits.fit, banks.fit), "validation": (splits.validation, banks.validation)}
@@ -43,7 +44,11 @@ def taught(
                 depth
                 for public in TEACHERS
                 for depth in depth_features(
-                    public, pixels, where / f"{public.network}-{part}.safetensors", _reported(public.network, report)
+                    public,
+                    pixels,
+                    where / f"{public.network}-{part}.safetensors",
+                    _reported(public.network, report),
+                    device,
                 )
             ]
             for part, (_, pixels) in parts.items()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-
 from declip_runtime.errors import TrainingError
 from declip_training.model.projector import LATENT, Activation
 
@@ -60,14 +58,3 @@ class TrainSettings:
         for name, (least, most) in limits.items():
             if not least <= getattr(self, name) <= most:  # NaN fails too
                 raise TrainingError(f"{name} {getattr(self, name)} cannot work. Give {least:g} to {most:g}.")
-
-
-def computes_in_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 arithmetic is done in hardware there, so that it pays."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    # torch's own check for oneDNN says yes for every CPU with AVX-512, most of which emulate
-    checks = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
-    return any(check is not None and check() for check in checks)

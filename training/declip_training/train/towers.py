@@ -63,7 +63,7 @@ class Towers:
         """Embeddings float32 [N, D], not normalised, of pictures uint8 [S, S, 3]."""
         rows = []
         for part in _parts(pixels):
-            normalised = to_input(np.stack(part), self.preprocess.mean, self.preprocess.std).to(self.device)
+            normalised = to_input(np.stack(part), self.preprocess.mean, self.preprocess.std, self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 rows.append(image_features(self.visual, normalised).float())
         return torch.cat(rows)
