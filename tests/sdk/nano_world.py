@@ -16,7 +16,8 @@ from declip_training.coop import CoopConfig
 from declip_training.data.batches import BatchShape
 from declip_training.pretrain import PretrainConfig
 from declip_training.projectors import ProjectorConfig
-from declip_training.recipes import nano, nano_attributes, nano_data, nano_settings, nano_validation
+from declip_training.recipes import nano, nano_attributes, nano_data, nano_features, nano_settings, nano_validation
+from declip_training.refit import RefitConfig
 
 SIDE, SMALLER = 64, 48
 RATED = 180  # of each of the three subsets, a tenth of which chooses
@@ -78,21 +79,23 @@ def shrink(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     config["text_cfg"] |= {"width": 32, "heads": 2, "layers": 1}
     (folder / "declip-nano-miniature.json").write_text(json.dumps(config))
     monkeypatch.setattr(nano, "MODEL_CONFIG", folder / "declip-nano-miniature.json")
-    for module in (nano, nano_data, nano_validation):
+    for module in (nano, nano_data, nano_features, nano_validation):
         monkeypatch.setattr(module, "SIDE", SIDE)
-    monkeypatch.setattr(nano_data, "LADDER_SIDES", (SIDE, SMALLER))
+    for module in (nano_data, nano_features, nano_validation):
+        monkeypatch.setattr(module, "LADDER_SIDES", (SIDE, SMALLER))
     monkeypatch.setattr(nano_data, "CAPTIONED_SIDE", SMALLER)
-    monkeypatch.setattr(nano_validation, "LADDER_SIDES", (SIDE, SMALLER))
     monkeypatch.setattr(nano_validation, "LADDER_PHOTOS", 1)
     monkeypatch.setattr(nano_data, "FLICKR8K_TEST", CAPTIONED_TEST)
     shape = BatchShape(rated=(4, 4, 4), ladders=2, captioned=4, extra_captions=8, distorted_captions=0.7)
     monkeypatch.setattr(nano, "TOWER_SHAPE", shape)
     monkeypatch.setattr(nano, "BANK_SHAPE", shape)
-    monkeypatch.setattr(nano, "BANK_PLAN", [(10**6 + i, SMALLER) for i in range(8)])
+    for module in (nano, nano_features):
+        monkeypatch.setattr(module, "BANK_PLAN", [(10**6 + i, SMALLER) for i in range(8)])
+    monkeypatch.setattr(nano, "RefitConfig", partial(RefitConfig, steps=10, rated=32, check_every=10))
     monkeypatch.setattr(nano, "ProjectorConfig", partial(ProjectorConfig, steps=20, check_every=20))
     monkeypatch.setattr(nano, "CoopConfig", partial(CoopConfig, steps=2))
     monkeypatch.setattr(nano_attributes, "COOP", CoopConfig(tokens=24, steps=2))
-    monkeypatch.setattr(nano, "ATTRIBUTE_PHOTOS", 1)
+    monkeypatch.setattr(nano_features, "ATTRIBUTE_PHOTOS", 1)
     crops = ((1.0, SMALLER),)
     monkeypatch.setattr(nano_settings, "PRETRAIN", PretrainConfig(crops=crops, warmup=1))
     for name in ("validation", "judging"):

@@ -66,6 +66,28 @@ def test_a_killed_run_resumes_to_bit_identical_weights(tiny_clip: Any, source: B
         assert torch.equal(tensor, resumed[name]), name
 
 
+def test_what_is_dropped_at_random_is_the_same_in_a_run_that_goes_on(
+    tiny_clip: Any, source: BatchSource, tmp_path: Path
+) -> None:
+    """As in the bundled engine's tower, whose last layer drops features; and the caller's own numbers go on."""
+    clip, *rest = tiny_clip
+    dropping = copy.deepcopy(clip)
+    dropping.visual = torch.nn.Sequential(dropping.visual, torch.nn.Dropout(0.5))
+    torch.manual_seed(5)
+    whole = run(dropping, *rest, source, tmp_path / "whole")
+    after = torch.rand(1)
+    torch.manual_seed(6)
+    with pytest.raises(KilledError):
+        run(dropping, *rest, Dying(source, 4), tmp_path / "killed")  # type: ignore[arg-type]
+    torch.manual_seed(7)
+    resumed = run(dropping, *rest, source, tmp_path / "killed")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    undropped = run(clip, *rest, source, tmp_path / "undropped")
+    assert not torch.equal(whole["visual.0.conv1.weight"], undropped["visual.conv1.weight"])
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))
+
+
 def test_batches_of_other_processes_are_the_same(tiny_clip: Any, source: BatchSource, tmp_path: Path) -> None:
     clip, tokenizer, pre = tiny_clip
     alone = run(*tiny_clip, source, tmp_path / "alone")

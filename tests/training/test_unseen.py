@@ -15,9 +15,9 @@ from declip_runtime.errors import ImageError, TrainingError
 from declip_training.data.distortions import DISTORTIONS
 from declip_training.evaluation.attribute_ladders import to_oklab
 from declip_training.evaluation.camera_faults import CAMERA_FAULTS, chromatic_aberration, oversharpening
+from declip_training.evaluation.fresh import FRESH, light_leak, rolling_shutter, solarisation, vignetting
 from declip_training.evaluation.ladders import LADDERS, Pixels, climb, judge, to_linear
 from declip_training.evaluation.unseen import (
-    FRESH,
     UNSEEN,
     colour_bleeding,
     colour_cast,
@@ -34,7 +34,13 @@ from declip_training.evaluation.unseen import (
     wrong_mosaic,
 )
 
-HARDLY_MEASURED = {"scratches", "colour bleeding", "dithering", "colour cast"}  # structural similarity is of light
+HARDLY_MEASURED = {
+    "scratches",
+    "colour bleeding",
+    "dithering",
+    "colour cast",
+    "vignetting",
+}  # structural similarity is of light
 ALL = {**UNSEEN, **FRESH, **CAMERA_FAULTS}
 PHOTOS = {"astronaut": data.astronaut()[100:292, 100:292], "chelsea": data.chelsea()[60:237, 100:321]}
 
@@ -134,6 +140,28 @@ def test_combing_moves_each_second_row() -> None:
     bar = np.zeros((6, 20, 3), np.uint8)
     bar[:, 5] = 255
     assert combing(bar, 3)[..., 0].argmax(axis=1).tolist() == [5, 8] * 3
+
+
+def test_a_vignette_darkens_corners_and_a_leak_one_side() -> None:
+    grey = np.full((41, 61, 3), 120, np.uint8)
+    dark, warm = vignetting(grey, 0.5).astype(int), light_leak(grey, 0.5).astype(int)
+    assert dark[20, 30].tolist() == [120] * 3
+    assert dark[0, 0, 0] == dark[-1, -1, 0] == pytest.approx(255 * (0.5 * (120 / 255) ** 2.2) ** (1 / 2.2), abs=2)
+    assert warm[20, 0].tolist() == pytest.approx([120] * 3, abs=2)
+    assert warm[20, -1, 0] > warm[20, -1, 1] > warm[20, -1, 2] > 120
+
+
+def test_a_rolling_shutter_bends_what_is_straight() -> None:
+    bar = np.zeros((120, 40, 3), np.uint8)
+    bar[:, 20] = 255
+    place = rolling_shutter(bar, 6)[..., 0].argmax(axis=1)
+    assert (place[0], place[5], place[15]) == (20, 14, 26)
+    assert np.array_equal(place[:100], place[20:])
+
+
+def test_solarisation_turns_light_values_over() -> None:
+    ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
+    assert solarisation(ramp, 1.0)[0, :, 0].tolist() == [*range(128), *range(127, -1, -1)]
 
 
 def test_a_missing_codec_is_an_error_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:

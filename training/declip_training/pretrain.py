@@ -122,8 +122,9 @@ def pretrain(
 
     objective = PerceptualObjective(encode_text, config.seed, source.kinds)
     plan = config.plan()[start:]
-    with log:
+    with log, torch.random.fork_rng([device] if device.type == "cuda" else []):
         for (step, _), (pixels, labels) in zip(plan, _batches(source, plan, device, workers), strict=True):
+            torch.manual_seed(config.seed * 10**6 + step)  # for dropout: a run that goes on drops what it would have
             for group, lr in zip(optimizer.param_groups, base, strict=True):
                 group["lr"] = lr * config.rate(step)
             with autocast(device):

@@ -14,10 +14,11 @@ from declip_runtime.errors import TrainingError
 from declip_training.evaluation.attribute_ladders import ATTRIBUTE_LADDERS
 from declip_training.evaluation.camera_faults import CAMERA_FAULTS
 from declip_training.evaluation.camera_noise import CameraNoise, Share
+from declip_training.evaluation.fresh import FRESH
 from declip_training.evaluation.judges import Judgement, judge_engine, main, to_markdown
 from declip_training.evaluation.ladders import LADDERS
 from declip_training.evaluation.selectivity import Selectivity, measure
-from declip_training.evaluation.unseen import FRESH, UNSEEN
+from declip_training.evaluation.unseen import UNSEEN
 from declip_training.recipes.nano_data import Sources
 
 from .engines import engine

@@ -32,10 +32,11 @@ from declip_training.recipes.nano_data import Sources
 from .attribute_ladders import ATTRIBUTE_LADDERS
 from .camera_faults import CAMERA_FAULTS
 from .camera_noise import CameraNoise, Share, judge_pairs, read_polyu
+from .fresh import FRESH
 from .ladders import LADDERS, Pixels, judge
 from .selectivity import BAR as ATTRIBUTE_BAR
 from .selectivity import MINIMUM, Selectivity, measure
-from .unseen import FRESH, UNSEEN
+from .unseen import UNSEEN
 
 LADDER_BAR = 0.97
 CAMERA_BAR = 0.9

@@ -183,15 +183,11 @@ UNSEEN: Mapping[str, Sequence[Rung]] = {
     "colour bleeding": rungs(colour_bleeding, 1.5, 3, 6, 10, 16),
     "dithering": rungs(dithering, 96, 40, 18, 8, 4),
     "colour cast": rungs(colour_cast, 0.2, 0.35, 0.5, 0.65, 0.8),
-}
-"""Five rungs of each kind, from just visible to severe. What engines made of them was known when training got the
-faults of hand and signal (the first eight) and accidents (all): they are not free of our choices."""
-
-FRESH: Mapping[str, Sequence[Rung]] = {
     "AVIF": rungs(avif, 50, 30, 18, 9, 2),
     "halftone": rungs(halftone, 0.06, 0.2, 0.45, 0.7, 1.0),
     "drops": rungs(drops, 2, 6, 14, 30, 60),
     "wrong mosaic": rungs(wrong_mosaic, 0.12, 0.3, 0.5, 0.75, 1.0),
 }
-"""Four more kinds, written on 27 November after accidents had been, but before the tower's last round, and looked at
-only when the engine was done: nothing was ever chosen by these."""
+"""Five rungs of each kind, from just visible to severe. They are not free of our choices: what engines made of them was
+known when training got the faults of hand and signal (the first eight) and accidents (the first twelve), and when
+accidents were given smaller extents, because of scratches (all)."""

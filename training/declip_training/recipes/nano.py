@@ -11,13 +11,13 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,8 +30,7 @@ from declip_training.coop import CoopConfig, learn_context
 from declip_training.data.batches import BatchShape, BatchSource
 from declip_training.data.descriptions import ANTONYMS
 from declip_training.data.distortions import DISTORTIONS
-from declip_training.data.pixel_bank import load_square
-from declip_training.features import FeatureBatch, build_feature_bank, tower_features
+from declip_training.features import tower_features
 from declip_training.files import replacing, write_json
 from declip_training.linear_head import fit_linear_head
 from declip_training.losses import antonym_logit
@@ -45,12 +44,12 @@ from declip_training.model.tower import Tokenizer, load_clip
 from declip_training.objective import context_loss
 from declip_training.pixels import to_input
 from declip_training.pretrain import PretrainConfig, pretrain, pretrained
-from declip_training.projectors import ProjectorConfig, train_projectors
-from declip_training.recipes.nano_attributes import LadderFeatures, ladder_features, learn_attributes
-from declip_training.recipes.nano_data import LADDER_SIDES, SIDE, Banks, Sources, fingerprints, prepare
+from declip_training.projectors import ProjectorConfig, TextEncoder, train_projectors
+from declip_training.recipes.nano_attributes import learn_attributes
+from declip_training.recipes.nano_data import SIDE, Banks, Sources, fingerprints, prepare
 from declip_training.recipes.nano_decoupling import decoupling, decoupling_features, to_markdown
+from declip_training.recipes.nano_features import FrozenTrunk, Seen
 from declip_training.recipes.nano_settings import (
-    ATTRIBUTE_PHOTOS,
     BANK_PLAN,
     BANK_SHAPE,
     COOP,
@@ -64,8 +63,9 @@ from declip_training.recipes.nano_settings import (
 )
 from declip_training.recipes.nano_teacher import TEACHERS, taught
 from declip_training.recipes.nano_validation import ValidationFeatures, ValidationSplit
+from declip_training.refit import RatedFeatures, RefitConfig, refit
 
-TOWER = "clip.safetensors"
+PRETRAINED, TOWER = "pretrained.safetensors", "clip.safetensors"
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
 Report = Callable[[str], None]
 
@@ -121,7 +121,6 @@ class Nano:
         self.device, self.workers = device, workers
         self.seed = config.seed
         self._commit = ""
-        self._visual = nn.Module()
         for public in TEACHERS:
             public.read()  # what is missing is said before the photos are read
         out.mkdir(parents=True, exist_ok=True)
@@ -136,18 +135,25 @@ class Nano:
         """All stages in order."""
         clip, tokenizer, preprocess = self.tower()
         scale = float(clip.logit_scale.detach().exp())  # type: ignore[operator]
-        features = self.validation.features(self._visual, preprocess, self._folder(clip))
-        bank = self.feature_bank(clip, preprocess)
-        checkpoint = self.projectors(clip, tokenizer, bank, features, scale)
-        prompts, card = self.prompts(clip, tokenizer, bank, features, checkpoint.perceptual, scale)
+        trunk = self._trunk(clip, preprocess)
+        found = Seen(
+            trunk.bank(self._source(BANK_SHAPE), self._rests_on(clip)),
+            trunk.validation(self.validation),
+            trunk.attributes(self.sources, self.banks, self.seed),
+        )
+        folder = self._folder(clip)
+        head = self.refit(clip, tokenizer, trunk.rated(self._fit, self.banks.fit), found, scale, folder)
+        seen = found.through(head)
+        checkpoint = self.projectors(clip, tokenizer, seen, scale, folder / "projectors.safetensors")
+        prompts, card = self.prompts(clip, tokenizer, seen, checkpoint.perceptual, scale)
         card["teacher"] = self._teacher
-        card["decoupling"] = self.decoupling(clip, tokenizer, preprocess, checkpoint, features)
-        offered, card["attributes"] = self.attributes(clip, tokenizer, preprocess, checkpoint.perceptual, scale)
+        card["decoupling"] = self.decoupling(clip, tokenizer, trunk, checkpoint, seen.validation)
+        offered, card["attributes"] = self.attributes(clip, tokenizer, seen, checkpoint.perceptual, scale)
         prompts = replace(prompts, scores=(*prompts.scores, *offered))
         save_projectors(self.out / "declip-nano.safetensors", replace(checkpoint, prompts=prompts))
         declip = DeCLIP.from_clip(clip, tokenizer, prompts, checkpoint.perceptual, checkpoint.semantic)
         with torch.no_grad():
-            raw = declip.scores(F.normalize(checkpoint.perceptual(features.rated), dim=-1)).numpy()
+            raw = declip.scores(F.normalize(checkpoint.perceptual(seen.validation.rated), dim=-1)).numpy()
         split = "BIQ2021 Train, validation split"
         curves = [fit_calibration(raw[:, 0], self.validation.mos, split)]
         curves += [fit_calibration(column, percentiles(column), f"rank in {split}") for column in raw.T[1:]]
@@ -184,47 +190,54 @@ class Nano:
                 workers=self.workers,
             )
 
-        self._commit = pretrained(clip, self.config, self.out / TOWER, train)
-        clip.to(CPU).eval().requires_grad_(False)
-        visual: nn.Module = clip.visual  # type: ignore[assignment]
-        self._visual = copy.deepcopy(visual).to(self.device)
-        return clip, tokenizer, preprocess
+        self._commit = pretrained(clip, self.config, self.out / PRETRAINED, train)
+        return clip.to(CPU).eval().requires_grad_(False), tokenizer, preprocess
 
-    def feature_bank(self, clip: nn.Module, preprocess: Preprocess) -> list[FeatureBatch]:
-        """Batches with I&2T pairs: captioned photos (T_s) distorted at random (T_p), rated photos, ladders."""
-        return build_feature_bank(
-            self._visual,
-            self._source(BANK_SHAPE),
-            BANK_PLAN,
-            self._folder(clip) / "features.safetensors",
-            mean=preprocess.mean,
-            std=preprocess.std,
-            key=self._rests_on(clip),
-            progress=lambda done, total: self.report(f"features {done}/{total}") if done % 40 == 0 else None,
-        )
+    def refit(
+        self,
+        clip: nn.Module,
+        tokenizer: Tokenizer,
+        photos: RatedFeatures,
+        found: Seen,
+        scale: float,
+        folder: Path,
+    ) -> nn.Module:
+        """The tower's last layer, refitted and put in its place; ``clip`` is then kept as all that follows sees it."""
+        path = folder / "head.safetensors"
+        head: nn.Module = clip.visual.head  # type: ignore[assignment,union-attr]
+        if not path.is_file():
+            pair = encode_texts(clip, tokenizer, ANTONYMS[0])
+
+            def evaluate(fitted: nn.Module) -> dict[str, float]:
+                return self.validation.agreement(fitted, found.validation, pair)
+
+            encode = self._encode(clip, tokenizer)
+            fitted = refit(head, photos, found.bank, encode, scale, RefitConfig(), evaluate, self._log("refit"))
+            with replacing(path) as partial:
+                save_file(fitted.state_dict(), partial)
+        head.load_state_dict(load_file(path))
+        with replacing(self.out / TOWER) as partial:
+            save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, partial)
+        return head
 
     def projectors(
         self,
         clip: nn.Module,
         tokenizer: Tokenizer,
-        bank: list[FeatureBatch],
-        features: ValidationFeatures,
+        seen: Seen,
         scale: float,
+        path: Path,
     ) -> ProjectorCheckpoint:
         """Projectors on I&2T-style pairs, chosen on validation with the paper's antonyms."""
-        path = self._folder(clip) / "projectors.safetensors"
         if not path.is_file():
             pair = encode_texts(clip, tokenizer, ANTONYMS[0])
 
             def evaluate(perceptual: nn.Module) -> dict[str, float]:
-                return self.validation.agreement(perceptual, features, pair)
+                return self.validation.agreement(perceptual, seen.validation, pair)
 
-            def encode(sentences: Sequence[str]) -> Tensor:
-                # long captions are cut to the context, as in pre-training
-                return F.normalize(clip.encode_text(tokenizer(list(sentences))).float(), dim=-1)  # type: ignore[operator]
-
+            encode = self._encode(clip, tokenizer)
             perceptual, semantic = train_projectors(
-                bank, encode, scale, ProjectorConfig(), evaluate, self._log("projectors")
+                seen.bank, encode, scale, ProjectorConfig(), evaluate, self._log("projectors")
             )
             visual: nn.Module = clip.visual  # type: ignore[assignment]
             made = ProjectorCheckpoint("declip-nano", TOWER, tower_sha256(visual), perceptual, semantic)
@@ -235,12 +248,12 @@ class Nano:
         self,
         clip: nn.Module,
         tokenizer: Tokenizer,
-        bank: list[FeatureBatch],
-        features: ValidationFeatures,
+        seen: Seen,
         perceptual: Projector,
         scale: float,
     ) -> tuple[PromptSet, dict[str, Any]]:
         """The best on validation of readable words, several pairs and CoOp, and the card that compares them."""
+        bank, features = seen.bank, seen.validation
         pair = encode_texts(clip, tokenizer, ANTONYMS[0])
         several = torch.stack([encode_texts(clip, tokenizer, p) for p in ANTONYMS])
         context = learn_context(
@@ -280,17 +293,18 @@ class Nano:
         self,
         clip: nn.Module,
         tokenizer: Tokenizer,
-        preprocess: Preprocess,
+        trunk: FrozenTrunk,
         checkpoint: ProjectorCheckpoint,
         features: ValidationFeatures,
     ) -> dict[str, dict[str, float]]:
         """How far the two projectors separate looks from content, also written to ``decoupling.md``."""
+        head: nn.Module = clip.visual.head  # type: ignore[assignment,union-attr]
         measured = decoupling_features(
             self.banks.captioned_test_pixels,
             SIDE,
             [p.captions[0] for p in self.banks.captioned_test],
-            lambda pixels: tower_features(self._visual, pixels, preprocess.mean, preprocess.std),
-            lambda sentences: F.normalize(clip.encode_text(tokenizer(list(sentences))).float(), dim=-1),  # type: ignore[operator]
+            lambda pixels: head(trunk(pixels)),
+            self._encode(clip, tokenizer),
         )
         heads = {"tower": nn.Identity(), "perceptual": checkpoint.perceptual, "semantic": checkpoint.semantic}
         pair = encode_texts(clip, tokenizer, ANTONYMS[0])
@@ -300,36 +314,26 @@ class Nano:
         return table
 
     def attributes(
-        self,
-        clip: nn.Module,
-        tokenizer: Tokenizer,
-        preprocess: Preprocess,
-        perceptual: Projector,
-        scale: float,
+        self, clip: nn.Module, tokenizer: Tokenizer, seen: Seen, perceptual: Projector, scale: float
     ) -> tuple[tuple[ScorePrompts, ...], dict[str, Any]]:
         """Prompts of the attributes that Kodak's ladders prove selective, and how selective each one was."""
-        fit, validation = self._attribute_ladders(clip, preprocess)
-        seen, unseen = fit.through(perceptual), validation.through(perceptual)
-        return learn_attributes(clip, tokenizer, seen, unseen, scale, lambda name: self._log(f"attribute-{name}"))
+        fit, validation = (ladders.through(perceptual) for ladders in seen.attributes)
+        return learn_attributes(clip, tokenizer, fit, validation, scale, lambda name: self._log(f"attribute-{name}"))
 
-    def _attribute_ladders(self, clip: nn.Module, preprocess: Preprocess) -> tuple[LadderFeatures, LadderFeatures]:
-        """Ladders to learn from (clean photos) and to choose by (Kodak's, by turns from larger and smaller files)."""
-        rng = np.random.default_rng(self.seed)
-        picked = [b[i] for b in self.banks.clean for i in np.sort(rng.choice(len(b), ATTRIBUTE_PHOTOS, replace=False))]
-        held = [
-            load_square(photo, side) for photo, side in zip(self.sources.validation, cycle(LADDER_SIDES), strict=False)
-        ]
+    def _trunk(self, clip: nn.Module, preprocess: Preprocess) -> FrozenTrunk:
+        trunk: nn.Module = clip.visual.trunk  # type: ignore[assignment,union-attr]
+        return FrozenTrunk(copy.deepcopy(trunk).to(self.device), preprocess, self._folder(clip), self.report)
 
-        def build(windows: Sequence[npt.NDArray[np.uint8]], name: str) -> LadderFeatures:
-            def encode(pixels: npt.NDArray[np.uint8]) -> Tensor:
-                return tower_features(self._visual, pixels, preprocess.mean, preprocess.std)
+    @staticmethod
+    def _encode(clip: nn.Module, tokenizer: Tokenizer) -> TextEncoder:
+        def encode(sentences: Sequence[str]) -> Tensor:
+            # long captions are cut to the context, as in pre-training
+            return F.normalize(clip.encode_text(tokenizer(list(sentences))).float(), dim=-1)  # type: ignore[operator]
 
-            return ladder_features(windows, SIDE, encode, self._folder(clip) / f"{name}.safetensors", self.report)
-
-        return build(picked, "attributes"), build(held, "attributes-validation")
+        return encode
 
     def _rests_on(self, clip: nn.Module) -> str:
-        """What decides all results after the tower."""
+        """What decides all that the trunk finds."""
         visual: nn.Module = clip.visual  # type: ignore[assignment]
         settings = f"{LADDER_SEVERITIES} {LADDER_PHOTOS} {tuple(DISTORTIONS)}"
         return f"{tower_sha256(visual)} {BANK_PLAN} {BANK_SHAPE.to_json()} {settings}"

@@ -7,7 +7,7 @@ from declip_training.data.batches import BatchShape
 from declip_training.data.distortions import DISTORTIONS
 from declip_training.pretrain import PretrainConfig
 
-PRETRAIN = PretrainConfig()
+PRETRAIN = PretrainConfig(steps=3200, save_every=800)
 # What scaling down hides best, compression and blown highlights, is shown most, and noise, which enlarging changes. Of
 # the ladders nearly half are accidents. All are distorted in the file's pixels: noise added to what the tower sees
 # teaches it nothing of enlarged noise.
@@ -36,8 +36,9 @@ BANK_SHAPE = BatchShape(
         "camera shake": 2.0, "interference": 2.0, "dropouts": 2.0, "jitter": 2.0, "accident": 16.0,
     },
     scaling=0.4,
-    stored=frozenset(DISTORTIONS),
+    stored=frozenset({*DISTORTIONS, *ALTERATIONS}),
     faint=0.4,
+    alterations=2,
 )  # fmt: skip
 BANK_PLAN = [(10**6 + i, 336) for i in range(240)]
 """(step, crop side) of each batch of the feature bank: steps that no pre-training reaches."""

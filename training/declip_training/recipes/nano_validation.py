@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,12 +15,10 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from declip_runtime.manifest import Preprocess
 from declip_training.data.biq2021 import Rated
 from declip_training.data.distortions import DISTORTIONS, ladder
 from declip_training.data.pixel_bank import load_square
 from declip_training.evaluation.metrics import by_subset
-from declip_training.features import tower_features
 from declip_training.files import replacing
 from declip_training.recipes.nano_data import LADDER_SIDES, SIDE
 from declip_training.recipes.nano_settings import LADDER_PHOTOS, LADDER_SEVERITIES
@@ -28,7 +26,7 @@ from declip_training.recipes.nano_settings import LADDER_PHOTOS, LADDER_SEVERITI
 
 @dataclass(frozen=True)
 class ValidationFeatures:
-    """Tower features float32: ``rated`` [N, D] of the validation photos, ``ladders`` [L, R, D], best rung first.
+    """Float32: ``rated`` [N, D] of the validation photos, ``ladders`` [L, R, D], best rung first.
 
     Row i of ``ladders`` is of the kind ``i % len(DISTORTIONS)``.
     """
@@ -46,13 +44,14 @@ class ValidationSplit:
         self.pixels = pixels
         self._paths, self._sharp = [p.path for p in photos], sharp
 
-    def features(self, visual: nn.Module, preprocess: Preprocess, folder: Path) -> ValidationFeatures:
-        """Whole photos, and ladders (training's distortions, graded evenly), kept in ``folder``, this tower's own.
+    def features(self, see: Callable[[npt.NDArray[np.uint8]], Tensor], path: Path) -> ValidationFeatures:
+        """What ``see`` finds ([N, S, S, 3] to [N, D]) in whole photos and in ladders, kept at ``path``.
+
+        The ladders are training's distortions, graded evenly.
 
         Ladders start from the best of the validation photos and from Kodak's, which are sharper than these, from files
         larger and smaller than what the tower sees.
         """
-        path = folder / "validation.safetensors"
         if not path.is_file():
             best = [self._paths[i] for i in np.argsort(-self.mos)[:LADDER_PHOTOS]]
             ladders = []
@@ -60,10 +59,9 @@ class ValidationSplit:
                 for side, kind in product(LADDER_SIDES, DISTORTIONS):
                     file = load_square(photo, side)
                     rungs = np.stack(ladder(file, SIDE, DISTORTIONS[kind], LADDER_SEVERITIES, seed, stored=True))
-                    ladders.append(tower_features(visual, rungs, preprocess.mean, preprocess.std))
-            rated = tower_features(visual, self.pixels, preprocess.mean, preprocess.std)
+                    ladders.append(see(rungs))
             with replacing(path) as partial:
-                save_file({"rated": rated, "ladders": torch.stack(ladders)}, partial)
+                save_file({"rated": see(self.pixels), "ladders": torch.stack(ladders)}, partial)
         return ValidationFeatures(**load_file(path))
 
     def by_subset(self, scores: npt.NDArray[np.floating]) -> dict[str, float]:
