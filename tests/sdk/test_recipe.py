@@ -65,6 +65,16 @@ def test_data_that_is_missing_is_named_before_the_training(tmp_path: Path, capfd
     assert error.count("\n") == 1
 
 
+def test_a_device_that_is_not_there_is_named(tmp_path: Path, capfd: Any) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    data = nano_world.make_data(tmp_path / "data")
+    assert run(["recipe", "nano", "--data", str(data), "-o", str(tmp_path / "out"), "--device", "cuda"]) == 2
+    error = capfd.readouterr().err
+    assert "there is no device 'cuda'" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_that_was_stopped_goes_on_to_an_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any

@@ -41,6 +41,36 @@ def test_changes_move_what_is_measured_in_their_direction(name: str, photo: Pixe
         assert (np.diff(sign * values) > 0).all(), kind
 
 
+def test_contrast_of_lightness_alone_leaves_colours(photo: Pixels) -> None:
+    """Unlike contrast of all channels, which fades colours or strengthens them and so is no sin of colorfulness."""
+    colorfulness = BY_NAME["colorfulness"]
+    before = measure(photo)
+    for plain, light in (("low contrast", "flatter lightness"), ("high contrast", "harder lightness")):
+        changed, left = (measure(CHANGES[k](photo, 0.5, np.random.default_rng(0))) for k in (plain, light))
+        moved = {name: abs(left[name] - before[name]) / before[name] for name in MEASURED}
+        assert moved["contrast"] > 0.2
+        assert moved["colorfulness"] < 0.1
+        assert abs(changed["colorfulness"] - before["colorfulness"]) / before["colorfulness"] > 0.2
+        assert not colorfulness.left_by(plain)
+        assert colorfulness.left_by(light)
+        assert not BY_NAME["contrast"].left_by(light)
+        assert BY_NAME["contrast"].left_by("pale")
+
+
+def test_what_may_move_an_attribute_is_no_stray() -> None:
+    colorfulness = BY_NAME["colorfulness"]
+    pairs = torch.eye(DIM)[:2][None]
+    kinds = np.array(["pale", "vivid", "low contrast", "jpeg"])
+    embedded = torch.zeros(4, len(SEVERITY), DIM)
+    for row, far in enumerate((-1.0, 1.0, 3.0, 0.1)):
+        embedded[row, :, 0] = 0.3 * row + far * SEVERITY
+    ladders = ChangeLadders(embedded, kinds, SEVERITY, {})
+    spread = embedded[:, 0, 0].numpy().std() * 1.0
+    found = selectivity(ladders, colorfulness, pairs, 1.0)
+    assert found["strays"] == pytest.approx(0.1 / embedded[:, 0, 0].std(unbiased=False).item(), rel=1e-3)
+    assert found["moved"] == pytest.approx(1.0 / spread, rel=1e-3)
+
+
 def test_sharpening_sharpens_and_every_change_keeps_the_shape(photo: Pixels) -> None:
     def edges(pixels: Pixels) -> float:
         return float(np.abs(np.diff(pixels.astype(float), axis=0)).mean())

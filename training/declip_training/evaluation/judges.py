@@ -150,8 +150,8 @@ def _ladder_tables(j: Judgement) -> list[str]:
     return [
         "## Ladders\n",
         f"Mean Spearman correlation of rung and falling `{j.score}` over {j.n_photos} photos: {known} ladders of kinds "
-        f"that training knows, made by other code, {new} of kinds that it does not know, and {fresh} more that were "
-        "added later: what training was given was never chosen by these.\n",
+        f"that training knows, made by other code, {new} of kinds that it does not know by name, and {fresh} more "
+        "that nothing was ever chosen by.\n",
         _grid(("ladders", "kind", "correlation"), rows),
     ]
 
