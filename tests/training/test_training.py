@@ -71,6 +71,7 @@ def test_what_is_dropped_at_random_is_the_same_in_a_run_that_goes_on(
 ) -> None:
     """As in the bundled engine's tower, whose last layer drops features; and the caller's own numbers go on."""
     clip, *rest = tiny_clip
+    clip = copy.deepcopy(clip).requires_grad_(True)
     dropping = copy.deepcopy(clip)
     dropping.visual = torch.nn.Sequential(dropping.visual, torch.nn.Dropout(0.5))
     torch.manual_seed(5)
