@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .bank_fit import BankConfig, fit_on_bank
 from .features import FeatureBatch
 from .losses import image_to_text
 from .model.projector import Projector
@@ -20,8 +20,8 @@ TextEncoder = Callable[[Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True)
-class ProjectorConfig:
-    """``steps`` of AdamW, each on ``merged`` batches of the bank; evaluated every ``check_every`` steps."""
+class ProjectorConfig(BankConfig):
+    """The schedule of the bundled engine's projectors."""
 
     steps: int = 900
     merged: int = 8
@@ -67,28 +67,13 @@ def train_projectors(
     objective = RefiningObjective(encode, config.seed)
     factor = torch.tensor(scale)
     parameters = [*perceptual.parameters(), *semantic.parameters()]
-    optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    best, kept = evaluate(perceptual), copy.deepcopy(perceptual)
-    log({"step": 0, **best})
-    rng = np.random.default_rng(config.seed)
-    for step in range(1, config.steps + 1):
-        total: dict[str, float] = {}
-        optimizer.zero_grad(set_to_none=True)
-        for part, chosen in enumerate(rng.choice(len(bank), config.merged, replace=False)):
-            features, labels = bank[chosen].features, bank[chosen].labels
-            tower, projected = F.normalize(features, dim=-1), F.normalize(perceptual(features), dim=-1)
-            losses = objective(tower, projected, labels, factor, step * config.merged + part)
-            content = F.normalize(semantic(split_images(features, labels)[2]), dim=-1)
-            losses["semantic"] = image_to_text(content, encode(labels.captions), factor)
-            (torch.stack(list(losses.values())).sum() / config.merged).backward()
-            for name, value in losses.items():
-                total[name] = total.get(name, 0.0) + float(value.detach()) / config.merged
-        optimizer.step()
-        schedule.step()
-        if step % config.check_every == 0:
-            reached = evaluate(perceptual)
-            log({"step": step, **reached, **{f"loss_{name}": value for name, value in total.items()}})
-            if reached["choice"] > best["choice"]:
-                best, kept = reached, copy.deepcopy(perceptual)
-    return kept, semantic
+
+    def losses(batch: FeatureBatch, number: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        features, labels = batch.features, batch.labels
+        tower, projected = F.normalize(features, dim=-1), F.normalize(perceptual(features), dim=-1)
+        found = objective(tower, projected, labels, factor, number)
+        content = F.normalize(semantic(split_images(features, labels)[2]), dim=-1)
+        found["semantic"] = image_to_text(content, encode(labels.captions), factor)
+        return found
+
+    return fit_on_bank(perceptual, parameters, bank, losses, config, evaluate, log), semantic

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .bank_fit import BankConfig, fit_on_bank
 from .features import FeatureBatch
 from .losses import image_to_text
 from .objective import PerceptualObjective, split_images
@@ -24,18 +25,16 @@ from .projectors import TextEncoder, cached
 
 
 @dataclass(frozen=True)
-class RefitConfig:
-    """``steps`` of AdamW, each on ``rated`` photos and ``merged`` batches of the bank.
-
-    It is evaluated every ``check_every`` steps.
-    """
+class RefitConfig(BankConfig):
+    """Each step sees ``rated`` photos beside its batches. No weight decay: the start is worth more than zero."""
 
     steps: int = 1500
-    rated: int = 512
     merged: int = 4
     lr: float = 3e-4
+    weight_decay: float = 0.0
     check_every: int = 100
     seed: int = 12
+    rated: int = 512
 
 
 @dataclass(frozen=True)
@@ -69,32 +68,15 @@ def refit(
     encode = cached(encode_text)
     objective = PerceptualObjective(encode, config.seed)
     factor = torch.tensor(scale)
-    # no weight decay: the start is worth more than zero
-    optimizer = torch.optim.AdamW(fitted.parameters(), config.lr, weight_decay=0.0, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    best, kept = evaluate(fitted), copy.deepcopy(fitted)
-    log({"step": 0, **best})
-    rng = np.random.default_rng(config.seed)
-    for step in range(1, config.steps + 1):
-        total: dict[str, float] = {}
-        optimizer.zero_grad(set_to_none=True)
-        for part, chosen in enumerate(rng.choice(len(bank), config.merged, replace=False)):
-            rows = rng.choice(len(photos.mos), min(config.rated // config.merged, len(photos.mos)), replace=False)
-            rated = F.normalize(fitted(photos.features[rows]), dim=-1)
-            labels = bank[chosen].labels
-            _, *others = split_images(bank[chosen].features, labels)
-            ladders, captioned = (F.normalize(fitted(features), dim=-1) for features in others)
-            labels = replace(labels, mos=photos.mos[rows], subset=photos.subset[rows], measured=photos.measured[rows])
-            losses = objective(rated, ladders, labels, factor, step * config.merged + part)
-            losses["semantic"] = 0.3 * image_to_text(captioned, encode(labels.captions), factor)
-            (torch.stack(list(losses.values())).sum() / config.merged).backward()
-            for name, value in losses.items():
-                total[name] = total.get(name, 0.0) + float(value.detach()) / config.merged
-        optimizer.step()
-        schedule.step()
-        if step % config.check_every == 0:
-            reached = evaluate(fitted)
-            log({"step": step, **reached, **{f"loss_{name}": value for name, value in total.items()}})
-            if reached["choice"] > best["choice"]:
-                best, kept = reached, copy.deepcopy(fitted)
-    return kept.requires_grad_(False)
+
+    def losses(batch: FeatureBatch, number: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        rows = rng.choice(len(photos.mos), min(config.rated // config.merged, len(photos.mos)), replace=False)
+        rated = F.normalize(fitted(photos.features[rows]), dim=-1)
+        _, *others = split_images(batch.features, batch.labels)
+        ladders, captioned = (F.normalize(fitted(features), dim=-1) for features in others)
+        labels = replace(batch.labels, mos=photos.mos[rows], subset=photos.subset[rows], measured=photos.measured[rows])
+        found = objective(rated, ladders, labels, factor, number)
+        found["semantic"] = 0.3 * image_to_text(captioned, encode(batch.labels.captions), factor)
+        return found
+
+    return fit_on_bank(fitted, fitted.parameters(), bank, losses, config, evaluate, log).requires_grad_(False)
