@@ -23,6 +23,7 @@ from .machine import describe_machine
 from .quiet import import_onnxruntime
 
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+_INT8 = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}  # without them INT8 is no faster than FP32
 _DRIVER = Path("/proc/driver/nvidia/version")  # of the kernel's module, on Linux
 
 
@@ -126,7 +127,8 @@ def _advice(
         yield f'The GPU could decode JPEGs (decode="gpu", --gpu-decode). {nvimagecodec.INSTALL}'
     if backend != "tensorrt" and usable["openvino"] is not None and not _is_linux_on_arm():
         yield f"On this CPU OpenVINO would be faster: {usable['openvino']}"
-    if backend == "openvino" and not instruction_sets & _BF16 and "int8" not in engine.manifest.graphs:
+    slow = backend == "openvino" and not instruction_sets & _BF16
+    if slow and instruction_sets & _INT8 and "int8" not in engine.manifest.graphs:
         yield (
             "This CPU multiplies no bf16, so the model computes in fp32. An engine with an INT8 graph is faster:"
             " declip export --int8 PHOTOS"

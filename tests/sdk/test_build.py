@@ -15,6 +15,7 @@ from runtime.fake_nvidia import Nvidia
 
 from declip_runtime import doctor
 from declip_runtime.engine_file import EngineFile
+from declip_runtime.machine import describe_machine
 from declip_runtime.signature import Range
 from declip_sdk import Scorer
 from declip_sdk.cli import run
@@ -272,6 +273,15 @@ def test_doctor_for_programs_and_what_it_advises(engine: Path, monkeypatch: pyte
     assert "DECLIP_CACHE_LIMIT" in advice
     assert document["chosen"]["backend"] in ("openvino", "onnxruntime")
     assert document["gpus"] == []
+
+
+@pytest.mark.parametrize(("sets", "faster"), [("avx2", False), ("avx2 avx_vnni", True), ("avx2 avx512_bf16", False)])
+def test_doctor_advises_int8_where_it_is_faster(
+    engine: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, sets: str, faster: bool
+) -> None:
+    monkeypatch.setattr(doctor, "describe_machine", lambda: {**describe_machine(), "instruction sets": sets})
+    assert run(["doctor", str(engine), "--format", "json"]) == 0
+    assert ("--int8" in " ".join(json.loads(capfd.readouterr().out)["advice"])) is faster
 
 
 def test_doctor_says_where_nothing_runs(engine: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
