@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             yield partial
-            with partial.open("rb") as stream:
+            with partial.open("r+b") as stream:  # Windows flushes only what is open for writing
                 os.fsync(stream.fileno())
             partial.replace(path)
     finally:
