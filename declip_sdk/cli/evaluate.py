@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -89,7 +88,7 @@ def command(
 
     With -o, or --cache, scores are kept as they come: a run that was stopped goes on with what is done, and another
     table of the same photos needs no model. BIQ2021's Test, which the bundled engine is judged by, is looked at on the
-    record: where photos of it are scored now and not made up, a row is appended to a ledger.
+    record: a row is appended to a ledger, unless the scores are made up or the same look is on record there.
 
     \b
     declip evaluate --data koniq=KonIQ-10k --data spaq=SPAQ -o results
@@ -195,28 +194,30 @@ def _recorder(
 
     Raises UsageError where that is due and there is no place for it, before anything is scored.
     """
-    from declip_training.evaluation.ledger import FILE_NAME, append_ledger, checkout_ledger, holds_test, whole_test_row
+    from declip_training.evaluation.ledger import (
+        FILE_NAME, append_ledger, checkout_ledger, holds_test, is_recorded, require_ledger, whole_test_row,
+    )  # fmt: skip
 
     if backend == "fake" or not any(map(holds_test, collections)):  # what is made up says nothing of Test
         return lambda file, score, collection, scored: None
     path = ledger or checkout_ledger() or (None if output is None else output / FILE_NAME)
     if path is None:
         raise UsageError("BIQ2021's Test is looked at on the record. Name a folder with -o, or a file with --ledger.")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"the ledger {path} cannot be written. Name another file with --ledger.")
+    require_ledger(path)
 
     def record(file: EngineFile, score: str, collection: Collection, scored: Scored) -> None:
         row = whole_test_row(collection, scored, file, score)
-        if row is None or scored.fresh == len(scored.errors):  # scores that were kept are no new look
+        if row is None:
             return
         made = scored.identity
         left_out = len(scored.errors) + len(collection.missing)
-        append_ledger(
-            path,
-            row,
+        note = (
             f"declip evaluate --split {collection.split}, near-duplicates of Train included, decode={made['decode']}, "
-            f"views={made['views']}" + (f", {left_out} failed or missing" if left_out else ""),
+            f"views={made['views']}" + (f", {left_out} failed or missing" if left_out else "")
         )
+        if scored.fresh == len(scored.errors) and is_recorded(path, row, note):  # a look again at the same numbers
+            return
+        append_ledger(path, row, note)
         say(f"this look at BIQ2021's Test is on the record in {path}")
 
     return record

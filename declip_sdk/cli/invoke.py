@@ -75,6 +75,8 @@ def _what_the_system_refused(error: OSError) -> str:
     reason = error.strerror or str(error)
     if error.filename is not None:
         return f"{error.filename}: {reason}. Check the path, its permissions and the space on its disk."
+    if error.errno is None:  # raised by a library that found a file wrong, not by the system
+        return f"{error}. This was not foreseen; please report what was given."
     # Files are read and written under their names, so what has none is standard output.
     return f"cannot write to standard output: {reason}. Send it to another place."
 

@@ -63,7 +63,7 @@ def nano(
     from declip_training.evaluation.biq2021 import evaluate_engine
     from declip_training.evaluation.camera_noise import read_polyu
     from declip_training.evaluation.judges import judge_engine, to_markdown
-    from declip_training.evaluation.ledger import FILE_NAME, append_ledger
+    from declip_training.evaluation.ledger import FILE_NAME, append_ledger, require_ledger
     from declip_training.recipes.nano import Nano, NanoResult
     from declip_training.recipes.nano_card import model_card
     from declip_training.recipes.nano_data import Sources
@@ -72,6 +72,8 @@ def nano(
 
     sources = Sources(data)
     read_polyu(sources.polyu)  # what is missing is said before the training, not after it
+    if ledger is not None:
+        require_ledger(ledger)
     config = PRETRAIN if steps is None else replace(PRETRAIN, steps=steps)
     with join(device) as (_, chosen):
         if workers is None:
@@ -79,12 +81,14 @@ def nano(
         result = Nano(data, out, config, lambda line: click.echo(line, err=True), chosen, workers).run()
     licence = resources.files("declip_runtime").joinpath("models/MODEL_LICENSE").read_text(encoding="utf-8")
 
+    draft = out / "draft.engine"  # until it is judged and says so
+
     def export(made: NanoResult) -> EngineFile:
         return export_engine(
             made.declip,
             made.preprocess,
             made.scores,
-            out / "declip-nano.engine",
+            draft,
             parity_images=made.photos,
             name="declip-nano",
             license=License("DeCLIP-nano research and benchmarking licence", licence),
@@ -129,7 +133,9 @@ def nano(
     provenance = {**engine.manifest.provenance, "model_card": card}
     manifest = replace(engine.scorer, scores=specs, provenance=provenance)
     # what was judged is kept to the byte, and its id: notes and card decide no score
-    engine = write_engine(engine.path, manifest, {name: engine.chunks(name) for name in engine.manifest.entries})
+    entries = {name: engine.chunks(name) for name in engine.manifest.entries}
+    engine = write_engine(out / "declip-nano.engine", manifest, entries)
+    draft.unlink()
     for name, value in row.items():
         click.echo(f"{name:22} {value}", err=True)
     click.echo(f"{engine.path} ({engine.path.stat().st_size / 1e6:.1f} MB), id {engine.id}")

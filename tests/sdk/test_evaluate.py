@@ -256,7 +256,7 @@ def test_missing_images_of_biq2021_need_to_be_allowed_too(biq2021: Path, tmp_pat
 def test_a_look_at_biq2021_test_is_put_on_the_record(
     biq2021: Path, tmp_path: Path, checkout_ledger: Path, capfd: Any
 ) -> None:
-    """Once for what goes through a model: not for kept scores, not for Train."""
+    """Once for each look: not for the same numbers again, not for Train."""
     (biq2021 / "Images" / "ss01 (3).jpg").write_bytes(b"no picture")
     out = tmp_path / "out"
     arguments = ["evaluate", str(TINY), "--precision", "fp32", "--data", f"biq2021={biq2021}", "-o", str(out)]
@@ -272,12 +272,28 @@ def test_a_look_at_biq2021_test_is_put_on_the_record(
     assert (float(look["pooled"]), look["n"]) == (round(float(here["srcc"]), 4), here["n"])
     assert float(look["plcc"]) == round(float(here["plcc"]), 4)
     assert {look[name] for name in ("ss01", "mean", "pooled_unique", "n_unique", "ladder_mean")} == {""}
-    for options in (["--exact"], ["--split", "train"]):  # kept (one is tried again, and fails again); of Train
+    again = ["--exact", "--score", "sharpness"]  # kept; one is tried again, and fails again
+    for options in (again, ["--split", "train"]):
         assert run([*arguments, *options]) in (0, 1)
         assert "on the record" not in capfd.readouterr().err
     assert len(looks(checkout_ledger)) == 1
     assert run([*arguments, "--split", "all"]) == 1
     assert looks(checkout_ledger)[1]["n"] == "5"
+    assert run([*arguments, "--exact", "--score", "quality"]) == 1
+    assert looks(checkout_ledger)[2]["score"] == "quality", "kept scores that nobody had compared with opinions yet"
+
+
+def test_a_look_that_could_not_be_recorded_is_recorded_later(
+    biq2021: Path, tmp_path: Path, checkout_ledger: Path, capfd: Any
+) -> None:
+    data = ["--data", f"biq2021={biq2021}", "--cache", str(tmp_path / "kept"), "--draws", "0"]
+    arguments = ["evaluate", str(TINY), "--precision", "fp32", *data]
+    assert run([*arguments, "--ledger", "/dev/full"]) == 2
+    assert "cannot write the ledger /dev/full: No space left on device" in capfd.readouterr().err
+    assert run(arguments) == 0
+    assert len(looks(checkout_ledger)) == 1
+    assert run(arguments) == 0
+    assert len(looks(checkout_ledger)) == 1
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -75,6 +75,14 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path, capfd: Any) -> None
     assert error.count("\n") == 1
 
 
+def test_a_ledger_that_cannot_be_written_is_named_before_the_training(tmp_path: Path, capfd: Any) -> None:
+    data = nano_world.make_data(tmp_path / "data")
+    arguments = ["recipe", "nano", "--data", str(data), "-o", str(tmp_path / "out"), "--ledger", str(tmp_path)]
+    assert run(arguments) == 2
+    assert f"the ledger {tmp_path} cannot be written" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_that_was_stopped_goes_on_to_an_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
@@ -86,13 +94,15 @@ def test_a_run_that_was_stopped_goes_on_to_an_engine(
     with monkeypatch.context() as stopped:
         stopped.setattr(nano, "train_projectors", _interrupt)
         assert run(arguments) == 130
-    assert not (out / "declip-nano.engine").exists()
+    assert not list(out.glob("*.engine"))
     # All six pass on Kodak's ladders, and none is judged selective.
     monkeypatch.setattr(nano_attributes, "_proven", lambda found: True)
     monkeypatch.setattr(nano, "pretrain", None)  # the tower is there: calling it would fail
     assert run(arguments) == 0
     captured = capfd.readouterr()
-    engine = EngineFile.open(out / "declip-nano.engine")
+    (path,) = out.glob("*.engine")
+    engine = EngineFile.open(path)
+    assert path.name == "declip-nano.engine"
     assert captured.out.endswith(f"id {engine.id}\n")
     dropped = ", ".join(attribute.name for attribute in ATTRIBUTES)
     assert f"not offered, because other ladders move them too: {dropped}" in captured.err

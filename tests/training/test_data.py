@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,21 @@ def test_a_missing_file_is_named(biq: Path) -> None:
         read_split(biq / "nowhere", "Train")
 
 
+@pytest.mark.parametrize("mos", ["n.a.", "nan", "7", ""])
+def test_a_mos_that_is_none_is_named(biq: Path, mos: str) -> None:
+    table = biq / "Test (Images and MOS).csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("ss02 (10).jpg,0.5", f"ss02 (10).jpg,{mos}"))
+    with pytest.raises(TrainingError, match=rf"ss02 \(10\)\.jpg the MOS '{mos}', which is no number in 0\.\.1"):
+        read_split(biq, "Test")
+
+
+def test_a_photo_that_cannot_be_decoded_is_named(biq: Path) -> None:
+    photo = biq / "Images" / "ss02 (10).jpg"
+    photo.write_bytes(b"no picture")
+    with pytest.raises(TrainingError, match=r"ss02 \(10\)\.jpg cannot be decoded: .* Take the photo from its repository"):
+        read_splits(biq)
+
+
 def test_flickr8k_keeps_photos_with_captions_only(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         save(tmp_path / "images" / name, 1)
@@ -87,6 +104,31 @@ def test_pixel_bank_is_built_once_and_keyed(tmp_path: Path) -> None:
     assert sorted((tmp_path / "cache").iterdir()) == files
     other = build_pixel_bank(paths[:3], 32, tmp_path / "cache")
     assert len(other) == 3
+
+
+def test_a_pixel_bank_that_cannot_be_built_leaves_nothing(tmp_path: Path) -> None:
+    save(tmp_path / "whole.jpg", 0)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
+    with pytest.raises(TrainingError, match=r"cut\.jpg cannot be decoded: .* give the same command"):
+        build_pixel_bank([tmp_path / "whole.jpg", tmp_path / "cut.jpg"], 32, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of file sizes are set as Linux does")
+def test_a_full_disk_is_an_error_before_the_work_and_not_a_crash(tmp_path: Path) -> None:
+    save(tmp_path / "photo.jpg", 0)
+    program = (
+        "import resource, signal, sys\nfrom pathlib import Path\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "from declip_runtime.errors import TrainingError\nfrom declip_training.data.pixel_bank import build_pixel_bank\n"
+        "folder = Path(sys.argv[1])\ntry:\n    build_pixel_bank([folder / 'photo.jpg'] * 9, 64, folder / 'cache')\n"
+        "except TrainingError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cannot write" in done.stdout
+    assert "Free some space" in done.stdout
+    assert not list((tmp_path / "cache").iterdir())
 
 
 @pytest.mark.parametrize("kind", DISTORTIONS)

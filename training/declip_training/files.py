@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from declip_runtime.errors import TrainingError
 
@@ -42,6 +45,22 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def allocate_npy(path: Path, shape: Sequence[int], dtype: npt.DTypeLike) -> None:
+    """Write an .npy of zeros whose space on the disk is taken now: later, a full disk would be a crash of the mapping.
+
+    Raises OSError where there is no room.
+    """
+    with path.open("wb") as stream:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": tuple(shape)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.flush()
+        size = stream.tell() + np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size)
+        else:
+            stream.truncate(size)
 
 
 def lock(stream: IO[bytes]) -> None:

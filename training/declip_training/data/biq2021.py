@@ -8,6 +8,7 @@ in Train, and subsets differ so much in quality that a pooled correlation flatte
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from declip_runtime.errors import TrainingError
+
+from .pixel_bank import decoding
 
 SUBSETS = ("ss01", "ss02", "ss03")
 DUPLICATE_CORRELATION = 0.97
@@ -47,15 +50,25 @@ def read_split(folder: Path, split: str) -> list[Rated]:
             path = on_disk.get(name.lower())  # one file of the official release ends in .JPG
             if path is None:
                 raise TrainingError(f"BIQ2021 is incomplete: Images/{name} is missing. Clone the repository again.")
-            photos.append(Rated(path, float(row["MOS"]), name[:4]))
+            photos.append(Rated(path, _mos(row["MOS"], name, table), name[:4]))
     return photos
+
+
+def _mos(text: str, name: str, table: Path) -> float:
+    try:
+        mos = float(text)
+    except (TypeError, ValueError):
+        mos = math.nan
+    if not 0 <= mos <= 1:
+        raise TrainingError(f"{table} gives {name} the MOS {text!r}, which is no number in 0..1. Clone BIQ2021 again.")
+    return mos
 
 
 def thumbnails(paths: Sequence[Path], side: int = 32) -> npt.NDArray[np.float32]:
     """Zero-mean, unit-norm grey thumbnails, float32 [N, side * side]; their dot product is a correlation."""
     rows = np.empty((len(paths), side * side), np.float32)
     for row, path in zip(rows, paths, strict=True):
-        with Image.open(path) as image:
+        with decoding(path), Image.open(path) as image:
             image.draft("L", (2 * side, 2 * side))
             row[:] = np.asarray(image.convert("L").resize((side, side), Image.Resampling.BOX), np.float32).ravel()
     rows -= rows.mean(axis=1, keepdims=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import TrainingError
+from declip_runtime.errors import TrainingError, UsageError
 from declip_runtime.machine import commit
 
 from .datasets import TEST, Collection
@@ -35,6 +36,21 @@ def checkout_ledger() -> Path | None:
     """The ledger of the checkout that this code lies in; None where it was installed."""
     path = Path(__file__).parents[3] / "benchmarks" / "results" / FILE_NAME
     return path if path.is_file() else None
+
+
+def require_ledger(ledger: Path) -> None:
+    """Raise UsageError where no row can be appended to ``ledger``, which is worth knowing before hours of work."""
+    if ledger.is_dir() or not os.access(ledger if ledger.exists() else ledger.parent, os.W_OK):
+        raise UsageError(f"the ledger {ledger} cannot be written. Name another file with --ledger.")
+
+
+def is_recorded(ledger: Path, row: Mapping[str, str], note: str) -> bool:
+    """Whether ``ledger`` has this very row, whenever it was appended. False where there is no such file."""
+    try:
+        with ledger.open(newline="", encoding="utf-8") as stream:
+            return any(all(old.get(k) == v for k, v in {**row, "note": note}.items()) for old in csv.DictReader(stream))
+    except FileNotFoundError:
+        return False
 
 
 def append_ledger(ledger: Path, row: Mapping[str, str], note: str = "") -> None:

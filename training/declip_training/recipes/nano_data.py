@@ -12,7 +12,7 @@ from PIL import Image
 from declip_runtime.errors import TrainingError
 from declip_training.data.biq2021 import Splits, read_splits
 from declip_training.data.flickr8k import Captioned, read_flickr8k, read_split
-from declip_training.data.pixel_bank import build_pixel_bank, photos_sha256
+from declip_training.data.pixel_bank import build_pixel_bank, decoding, photos_sha256
 
 SIDE = 384
 LADDER_SIDES = (512, 320)
@@ -142,7 +142,7 @@ def _ladder_photos(sources: Sources, splits: Splits) -> list[tuple[int, list[Pat
     photos: list[tuple[int, list[Path]]] = [(LADDER_SIDES[0], [p.path for p in splits.fit if p.mos >= CLEAN_MOS])]
     smaller: dict[int, list[Path]] = {side: [] for side in LADDER_SIDES}
     for path in sources.clean:
-        with Image.open(path) as image:
+        with decoding(path), Image.open(path) as image:
             fitting = [side for side in LADDER_SIDES if side <= min(image.size)]
         if fitting:
             smaller[fitting[0]].append(path)
