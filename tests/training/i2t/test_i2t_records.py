@@ -5,11 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from declip_runtime.errors import TrainingError
-from declip_training.i2t.records import COLUMNS, Record, image_path, read_provenance, read_records, write_records
+from declip_training.i2t.records import (
+    COLUMNS,
+    Record,
+    image_path,
+    read_provenance,
+    read_records,
+    read_rows,
+    write_records,
+)
+from declip_training.opinions import read_table
 
 RECORDS = [
     Record(
@@ -84,6 +94,48 @@ def test_a_file_that_cannot_be_used_says_why(name: str, content: bytes, message:
         read_records(tmp_path / name)
     with pytest.raises(TrainingError, match=r"does not exist|is not a table"):
         read_records(tmp_path / f"no-{name}")
+
+
+HEADER = "id,image,perceptual,semantic\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("1,a.jpg,sharp,a dog\n2,b.jpg,sharp, soft light,a dog\n", r"row 2 of .* \(line 3\) has more values than"),
+        ('1,a.jpg,"two\nlines",a dog\n\n2,b.jpg,sharp\n', r"row 2 of .* \(line 5\) has fewer values than"),
+        ('1,a.jpg,sharp,"a dog\n2,b.jpg,blurry,a cat\n', "unexpected end of data, in the row that begins in line 2"),
+        ('1,a.jpg,sharp,"a" dog\n2,b.jpg,blurry,a cat\n', "expected after .*, in the row that begins in line 2"),
+        ('1,a.jpg,sharp,a dog\n2,b.jpg,"x\n3,c.jpg,"y,z\n', "expected after .*, in the row that begins in line 3"),
+    ],
+)
+def test_a_csv_whose_texts_would_shift_or_merge_is_refused(rows: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"{HEADER}{rows}")
+    with pytest.raises(TrainingError, match=message):
+        read_records(tmp_path / "t.csv")
+
+
+def test_quoted_texts_may_hold_commas_quotes_and_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(
+        b'\xef\xbb\xbfid,image,perceptual,semantic\r\n\r\n1,a.jpg,"sharp, ""soft""\r\nlight",a dog\r\n'
+    )
+    expected = {"id": "1", "image": "a.jpg", "perceptual": 'sharp, "soft"\r\nlight', "semantic": "a dog"}
+    assert list(read_rows(tmp_path / "t.csv")) == [expected]
+
+
+def test_ratings_are_read_as_strictly(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("image,score\na, b.jpg,3\n")
+    with pytest.raises(TrainingError, match="has more values than the header has columns"):
+        read_table(tmp_path / "ratings.csv")
+
+
+def test_parquet_that_is_no_utf8_says_so(tmp_path: Path) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
+    parquet.write_table(
+        pa.table({"id": ["1"], "image": ["a"], "perceptual": bad, "semantic": ["y"]}), tmp_path / "t.parquet"
+    )
+    with pytest.raises(TrainingError, match=r"t\.parquet cannot be read as Parquet: 'utf-8' codec"):
+        read_records(tmp_path / "t.parquet")
 
 
 def test_a_failed_write_keeps_the_old_table(tmp_path: Path) -> None:

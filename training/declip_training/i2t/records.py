@@ -117,7 +117,7 @@ def _read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path} cannot be read as Parquet: {error}. Copy or build it again.") from error
 
 
@@ -135,10 +135,31 @@ def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _read_csv(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Strictly: a comma or a quote out of place shifts, cuts or merges texts, and nobody sees it in what is made."""
+    reader = csv.reader(_lines(path), strict=True)
+    header: list[str] = []
+    number, line = 0, 1
     try:
-        yield from csv.DictReader(_lines(path))
+        for values in reader:
+            if not header:
+                header = values
+            elif values:
+                number += 1
+                _require_as_many(values, header, f"row {number} of {path} (line {line})")
+                yield dict(zip(header, values, strict=True))
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise TrainingError(f"{path} cannot be read as CSV: {error}. Save it as UTF-8 with quoted texts.") from error
+        raise TrainingError(
+            f"{path} cannot be read as CSV: {error}, in the row that begins in line {line}. Put texts that hold quotes "
+            "in quotes, and write those inside twice."
+        ) from error
+
+
+def _require_as_many(values: Sequence[str], header: Sequence[str], where: str) -> None:
+    if len(values) > len(header):
+        raise TrainingError(f"{where} has more values than the header has columns. Put texts with a comma in quotes.")
+    if len(values) < len(header):
+        raise TrainingError(f"{where} has fewer values than the header has columns. Leave a value empty, not out.")
 
 
 def _lines(path: Path) -> Iterable[str]:
