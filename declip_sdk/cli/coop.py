@@ -35,8 +35,14 @@ _PATH = click.Path(path_type=Path)
 @click.option("--score", default="quality", show_default=True, help="The score whose prompts get the context.")
 @click.option("--tokens", type=int, default=16, show_default=True, help="Length of the context.")
 @click.option("--position", type=click.Choice(["before", "around", "after"]), default="before", show_default=True)
-@click.option("--shared", is_flag=True, help="One context for both sides of a pair, instead of one each.")
-@click.option("--words", default="", help="Start from these words, one vector a token, instead of random numbers.")
+@click.option(
+    "--context",
+    type=click.Choice(["shared", "side", "prompt"]),
+    default="side",
+    show_default=True,
+    help="One for all prompts, for each side of the pairs, or for each prompt.",
+)
+@click.option("--words", default="", help="Start from these words, a vector a token, instead of --tokens random ones.")
 @click.option("--steps", type=int, default=1000, show_default=True)
 @click.option("--batch", type=int, default=256, show_default=True, help="Photos a step.")
 @click.option("--lr", type=float, default=2e-3, show_default=True, help="Learning rate of AdamW, cosine.")
@@ -46,14 +52,16 @@ _PATH = click.Path(path_type=Path)
 @click.option("--check-every", type=int, default=50, show_default=True, help="Steps.")
 @click.option("--seed", type=int, default=13, show_default=True)
 @click.option("--skip-unreadable", is_flag=True, help="Leave photos out that cannot be read, instead of stopping.")
+@click.option("--allow-missing", is_flag=True, help="Learn from the images of --data that are there; count the others.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda or as torch names it.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help=THREADS)
 def command(**options: Any) -> None:
     """Learn a context for a score's prompts from photos with opinion scores (CoOp); all else stays frozen.
 
     OUT/prompts.toml is what `declip export --prompts` takes, with the same tower and projector. The photos go
-    through the tower once; another run in the same folder finds their features there. Of --data everything is used
-    that is not the official test split, so that declip evaluate can judge the result on that.
+    through the tower once; another run in the same folder finds their features there, also those of a run that was
+    stopped. Of --data everything is used that is not the official test split, so that declip evaluate can judge the
+    result on that.
 
     \b
     declip coop --tower ViT-B-32 --pretrained openai --projector best.safetensors --data koniq=KonIQ-10k -o coop
@@ -77,7 +85,7 @@ def command(**options: Any) -> None:
 
     threads = options["threads"] or available_cpus()
     torch.set_num_threads(threads)
-    names = ("tokens", "position", "shared", "words", "steps", "lr", "check_every", "seed")
+    names = ("tokens", "position", "context", "words", "steps", "lr", "check_every", "seed")
     config = CoopConfig(**{name: options[name] for name in names})
     job = CoopJob(
         options["folder"],
@@ -86,7 +94,10 @@ def command(**options: Any) -> None:
         config=config, threads=threads,
         **{name: options[name] for name in ("score", "batch", "plcc", "validation", "scale", "skip_unreadable")},
     )  # fmt: skip
-    opinions = _opinions(options["data"], options["ratings"])
+    opinions = _opinions(options["data"], options["ratings"], options["allow_missing"])
+    if opinions.missing:
+        total = opinions.missing + len(opinions.paths)
+        say(f"{opinions.title}: {opinions.missing:,} of {total:,} images are not on disk and are left out")
     checkpoint = None if options["projector"] is None else load_projectors(options["projector"])
     click.echo(f"  loading {visible(options['tower'])} ({visible(options['pretrained'])})", err=True)
     with join(options["device"]) as (_, device):
@@ -114,12 +125,14 @@ def _prompts(default: Any, score: str) -> Any:
     return replace(default, scores=chosen) if chosen else default
 
 
-def _opinions(data: str | None, ratings: Path | None) -> Opinions:
+def _opinions(data: str | None, ratings: Path | None, allow_missing: bool) -> Opinions:
     from declip_training.opinions import read_data_set, read_table
 
     if ratings is not None:
+        if allow_missing:
+            raise UsageError("--allow-missing is for --data. With --ratings leave photos out by --skip-unreadable.")
         return read_table(ratings)
     name, equals, path = str(data).partition("=")
     if not (equals and name and path):
         raise UsageError(f"--data {data}: give a data set and its folder, as in --data koniq=KonIQ-10k.")
-    return read_data_set(name, Path(path))
+    return read_data_set(name, Path(path), allow_missing=allow_missing)

@@ -194,19 +194,17 @@ def _recorder(
 
     Raises UsageError where that is due and there is no place for it, before anything is scored.
     """
-    from declip_training.evaluation.ledger import (
-        FILE_NAME, append_ledger, checkout_ledger, holds_test, is_recorded, require_ledger, whole_test_row,
-    )  # fmt: skip
+    from declip_training.evaluation import ledger as looks
 
-    if backend == "fake" or not any(map(holds_test, collections)):  # what is made up says nothing of Test
+    if backend == "fake" or not any(map(looks.holds_test, collections)):  # what is made up says nothing of Test
         return lambda file, score, collection, scored: None
-    path = ledger or checkout_ledger() or (None if output is None else output / FILE_NAME)
+    path = ledger or looks.checkout_ledger() or (None if output is None else output / looks.FILE_NAME)
     if path is None:
         raise UsageError("BIQ2021's Test is looked at on the record. Name a folder with -o, or a file with --ledger.")
-    require_ledger(path)
+    looks.require_ledger(path)
 
     def record(file: EngineFile, score: str, collection: Collection, scored: Scored) -> None:
-        row = whole_test_row(collection, scored, file, score)
+        row = looks.whole_test_row(collection, scored, file, score)
         if row is None:
             return
         made = scored.identity
@@ -215,9 +213,9 @@ def _recorder(
             f"declip evaluate --split {collection.split}, near-duplicates of Train included, decode={made['decode']}, "
             f"views={made['views']}" + (f", {left_out} failed or missing" if left_out else "")
         )
-        if scored.fresh == len(scored.errors) and is_recorded(path, row, note):  # a look again at the same numbers
+        if scored.fresh == len(scored.errors) and looks.is_recorded(path, row, note):  # a look again at the same numbers
             return
-        append_ledger(path, row, note)
+        looks.append_ledger(path, row, note)
         say(f"this look at BIQ2021's Test is on the record in {path}")
 
     return record

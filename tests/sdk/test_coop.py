@@ -92,12 +92,33 @@ def test_what_is_learned_is_exported_and_scores(
 
 def test_the_tower_runs_once(learn: Callable[..., int], tmp_path: Path, ratings: Path, capfd: Any) -> None:
     assert learn() == 0
-    made = (tmp_path / "run" / "features.safetensors").stat().st_mtime_ns
-    assert learn("--tokens", "2", "--words", "a photo", "--shared") == 0
-    assert (tmp_path / "run" / "features.safetensors").stat().st_mtime_ns == made
+    features = tmp_path / "run" / "features" / "00000.safetensors"
+    made = features.stat().st_mtime_ns
+    assert learn("--tokens", "8", "--words", "a photo", "--context", "shared") == 0
+    assert features.stat().st_mtime_ns == made
+    settings = json.loads((tmp_path / "run" / "report.json").read_text())["settings"]
+    assert (settings["tokens"], settings["context"]) == (2, "shared"), "as many as the words have"
     Image.new("RGB", (40, 40)).save(tmp_path / rows_of(ratings)[0]["image"])
     assert learn() == 0
-    assert (tmp_path / "run" / "features.safetensors").stat().st_mtime_ns > made
+    assert features.stat().st_mtime_ns > made
+
+
+def test_photos_that_were_done_are_not_done_again(
+    learn: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is stopped in its third part has two; what follows is the same as without the stop."""
+    from declip_training import rated_features
+
+    monkeypatch.setattr(rated_features, "PART", 20)
+    assert learn() == 0
+    whole = (tmp_path / "run" / "coop.safetensors").read_bytes()
+    parts = sorted((tmp_path / "run" / "features").iterdir())
+    assert len(parts) == 3
+    parts[2].unlink()
+    before = [part.stat().st_mtime_ns for part in parts[:2]]
+    assert learn() == 0
+    assert [part.stat().st_mtime_ns for part in parts[:2]] == before
+    assert (tmp_path / "run" / "coop.safetensors").read_bytes() == whole
 
 
 def test_other_scores_of_a_prompts_file_stay(learn: Callable[..., int], tmp_path: Path) -> None:
@@ -157,14 +178,35 @@ def test_tables_that_cannot_be_learned_from(
         (["--score", "beauty"], "no score 'beauty'"),
         (["--data", "koniq=x"], "either as --data"),
         (["--tokens", "0"], "at least one token"),
-        (["--tokens", "15"], "Use 1 to"),
+        (["--tokens", "15"], "leaves no room for words. Use at most 13"),
+        (["--tokens", "13"], "Use 1 to 1 with this tower"),
+        (["--words", " "], "no words to start from"),
+        (["--seed", "-1"], "the seed is -1"),
+        (["--plcc", "-1"], "the weight of PLCC is -1.0"),
+        (["--plcc", "nan"], "the weight of PLCC is nan"),
+        (["--scale", "0"], "above 0 and at most 1000"),
+        (["--scale", "2000"], "above 0 and at most 1000"),
+        (["--allow-missing"], "--allow-missing is for --data"),
         (["--validation", "1"], "between 0 and 1"),
         (["--projector", "none.safetensors"], "none.safetensors"),
     ],
 )
-def test_wrong_use(learn: Callable[..., int], capfd: Any, extra: list[str], message: str) -> None:
+def test_wrong_use(learn: Callable[..., int], tmp_path: Path, capfd: Any, extra: list[str], message: str) -> None:
     assert learn(*extra) == 2
     assert message in capfd.readouterr().err
+    assert not (tmp_path / "run").exists(), "known before any photo is read"
+
+
+def test_held_out_photos_with_one_opinion_choose_nothing(
+    learn: Callable[..., int], ratings: Path, tmp_path: Path, capfd: Any
+) -> None:
+    from declip_training.opinions import read_table
+
+    held = read_table(ratings).held_out(0.3)
+    changed = [{**row, "score": "3"} if out else row for row, out in zip(rows_of(ratings), held, strict=True)]
+    assert learn(table=write(tmp_path / "changed.csv", changed)) == 2
+    assert "that are held out all have the same score" in capfd.readouterr().err
+    assert not (tmp_path / "run" / "prompts.toml").exists()
 
 
 def test_a_data_set_without_its_test_split(tower: Path, tmp_path: Path, capfd: Any) -> None:
@@ -183,6 +225,15 @@ def test_a_data_set_without_its_test_split(tower: Path, tmp_path: Path, capfd: A
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["photos"] == 27
     assert "validation and train" in report["opinions"]
+    (folder / "1024x768" / "0.jpg").unlink()
+    capfd.readouterr()
+    usual = ["--tokens", "2", "--steps", "20", "--validation", "0.3", "--threads", "1"]
+    assert run([*map(str, command), *usual]) == 2
+    assert "--allow-missing" in capfd.readouterr().err
+    assert run([*map(str, command), *usual, "--allow-missing"]) == 0
+    assert "1 of 27 images are not on disk and are left out" in capfd.readouterr().err
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (report["photos"], report["missing"]) == (26, 1)
 
 
 def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half(ratings: Path, tower: Path, tmp_path: Path) -> None:
@@ -197,8 +248,8 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half(ratings: Path, 
     result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     assert result.returncode == 2
     (line,) = [text for text in result.stderr.splitlines() if text.startswith("declip: ")]
-    assert f"cannot write {tmp_path / 'run' / 'features.safetensors'}" in line
-    assert list((tmp_path / "run").iterdir()) == []
+    assert f"cannot write {tmp_path / 'run' / 'features' / '00000.safetensors'}" in line
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == []
     assert subprocess.run(command, capture_output=True).returncode == 0
 
 

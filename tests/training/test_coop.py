@@ -13,7 +13,7 @@ from scipy import stats
 from torch.nn import functional as F
 
 from declip_runtime.errors import ExportError, TrainingError
-from declip_training.coop import CoopConfig, Loss, learn_context, opinion_loss, pair_scores
+from declip_training.coop import CoopConfig, Loss, learn_context, opinion_loss, pair_scores, require_room
 from declip_training.model.prompts import PromptSet, encode_texts
 
 SCALE = 30.0
@@ -46,6 +46,7 @@ def learn(tiny_clip: Any, rated: tuple[torch.Tensor, torch.Tensor], config: Coop
         (CoopConfig(tokens=3, steps=60, lr=2e-2, check_every=20), (2, 3, 32)),
         (CoopConfig(tokens=2, position="after", steps=60, lr=2e-2), (2, 2, 32)),
         (CoopConfig(words="a photo of", position="around", steps=60, lr=2e-2), (2, 3, 32)),
+        (CoopConfig(tokens=3, context="prompt", steps=60, lr=2e-2, check_every=20), (2, 2, 3, 32)),
     ],
 )
 def test_opinions_are_learned_and_the_towers_stay(
@@ -58,14 +59,15 @@ def test_opinions_are_learned_and_the_towers_stay(
     texts = [t for pair in PAIRS for t in pair]
     with torch.no_grad():
         plain = encode_texts(clip, tokenizer, texts).view(2, 2, -1)
-        learned = encode_texts(clip, tokenizer, texts, context.repeat(2, 1, 1), config.position).view(2, 2, -1)
+        each = context.flatten(0, 1) if context.ndim == 4 else context.repeat(2, 1, 1)
+        learned = encode_texts(clip, tokenizer, texts, each, config.position).view(2, 2, -1)
     assert agreement(rated, learned) > agreement(rated, plain) + 0.2
     assert all(torch.equal(v, frozen[k]) for k, v in clip.state_dict().items())
 
 
 def test_a_shared_context_starts_from_its_words(tiny_clip: Any, rated: tuple[torch.Tensor, torch.Tensor]) -> None:
     clip, tokenizer, _ = tiny_clip
-    config = CoopConfig(words="a photo of", shared=True, steps=1, lr=1e-9)
+    config = CoopConfig(words="a photo of", context="shared", steps=1, lr=1e-9)
     context = learn(tiny_clip, rated, config)
     words = clip.token_embedding.weight[tokenizer(["a photo of"])[0, 1:4]]
     assert context.shape == (3, 32)
@@ -93,15 +95,34 @@ def test_wrong_settings(tiny_clip: Any, rated: tuple[torch.Tensor, torch.Tensor]
         CoopConfig(tokens=0)
     with pytest.raises(TrainingError, match="Lower the learning rate"):
         learn(tiny_clip, (rated[0], rated[1] * float("nan")), CoopConfig(tokens=2, steps=3))
-    with pytest.raises(ExportError, match="Use 1 to"):
-        learn(tiny_clip, rated, CoopConfig(tokens=22, steps=3))
+    with pytest.raises(ExportError, match="Use 1 to 1 with this tower"):
+        learn(tiny_clip, rated, CoopConfig(tokens=21, steps=3))
+    with pytest.raises(ExportError, match=r"context of 100 vectors leaves no room for words\. Use at most 21"):
+        learn(tiny_clip, rated, CoopConfig(tokens=100, steps=3))
+    with pytest.raises(TrainingError, match="the seed is -1"):
+        CoopConfig(seed=-1)
+    with pytest.raises(TrainingError, match="no words to start from"):
+        CoopConfig(words="  ")
 
 
+def test_a_text_tower_of_another_make_is_refused(tiny_clip: Any) -> None:
+    class Foreign(torch.nn.Module):
+        """As open_clip wraps a Hugging Face text tower: without a token embedding of its own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.text = torch.nn.Linear(2, 2)
+
+    with pytest.raises(ExportError, match="open_clip's own text tower"):
+        require_room(Foreign(), tiny_clip[1], PAIRS, CoopConfig())
+
+
+@pytest.mark.parametrize("kind", ["side", "prompt"])
 def test_a_prompts_file_takes_what_was_learned(
-    tiny_clip: Any, rated: tuple[torch.Tensor, torch.Tensor], tmp_path: Path
+    tiny_clip: Any, rated: tuple[torch.Tensor, torch.Tensor], tmp_path: Path, kind: Any
 ) -> None:
     clip, tokenizer, _ = tiny_clip
-    context = learn(tiny_clip, rated, CoopConfig(tokens=3, position="after", steps=5))
+    context = learn(tiny_clip, rated, CoopConfig(tokens=3, context=kind, position="after", steps=5))
     save_file({"quality": context}, tmp_path / "coop.safetensors")
     (tmp_path / "p.toml").write_text(
         '[scores.quality]\nkind = "quality"\npairs = [["good photo.", "bad photo."], ["nice.", "ugly."]]\n'
@@ -109,5 +130,10 @@ def test_a_prompts_file_takes_what_was_learned(
     )
     found = PromptSet.read(tmp_path / "p.toml").encode(clip, tokenizer).pairs
     texts = [t for pair in PAIRS for t in pair]
-    wanted = encode_texts(clip, tokenizer, texts, context.repeat(2, 1, 1), "after").view(2, 2, -1)
+    each = context.flatten(0, 1) if kind == "prompt" else context.repeat(2, 1, 1)
+    wanted = encode_texts(clip, tokenizer, texts, each, "after").view(2, 2, -1)
     torch.testing.assert_close(found, wanted)
+    if kind == "prompt":
+        save_file({"quality": context[:1]}, tmp_path / "coop.safetensors")
+        with pytest.raises(ExportError, match="for 1 pairs of prompts, here are 2"):
+            PromptSet.read(tmp_path / "p.toml").encode(clip, tokenizer)

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from declip_runtime.errors import ImageError, TrainingError
-from declip_runtime.images import open_image
-from declip_runtime.preprocess import prepare
-from declip_training.coop import CoopConfig, learn_context, opinion_loss, pair_scores
+from declip_runtime.errors import TrainingError
+from declip_training.coop import CoopConfig, learn_context, opinion_loss, pair_scores, require_room
 from declip_training.evaluation.metrics import plcc, srcc
 from declip_training.files import replacing, write_json, writing
-from declip_training.model.prompts import PromptSet, ScorePrompts
+from declip_training.model.prompts import LARGEST_SCALE, PromptSet, ScorePrompts
 from declip_training.opinions import Opinions
-from declip_training.train.images import in_order
+from declip_training.rated_features import rated_features
 from declip_training.train.towers import Towers
 
 Progress = Callable[[str, int, int], None]
-_AT_ONCE = 32
 _NAMED = 3
 PROMPTS, CONTEXT, FEATURES, LOG, REPORT = (
-    "prompts.toml", "coop.safetensors", "features.safetensors", "coop.jsonl", "report.json",
+    "prompts.toml", "coop.safetensors", "features", "coop.jsonl", "report.json",
 )  # fmt: skip
 
 
@@ -64,6 +58,10 @@ class CoopJob:
             raise TrainingError(f"the validation share is {self.validation}. Choose it between 0 and 1, as 0.1.")
         if self.batch < 2:
             raise TrainingError("a batch needs at least 2 photos.")
+        if not 0 <= self.plcc < math.inf:
+            raise TrainingError(f"the weight of PLCC is {self.plcc}. Choose 0 or more, as 0.5.")
+        if self.scale is not None and not 0 < self.scale <= LARGEST_SCALE:
+            raise TrainingError(f"the logit scale is {self.scale}. Choose it above 0 and at most {LARGEST_SCALE:g}.")
 
 
 def run_coop(
@@ -78,24 +76,26 @@ def run_coop(
 
     The report, which is returned, holds SRCC and PLCC on the photos that were held out, with the words alone and with
     the context. They chose the step: quote the numbers of a data set that was not used here. Raises TrainingError
-    for photos that cannot be read (unless they may be skipped) and too few of them.
+    for photos that cannot be read (unless they may be skipped), too few of them, and opinions that are all the same;
+    ExportError, before any photo is read, for a context that the text tower has no room for.
     """
+    at = next(i for i, s in enumerate(job.prompts.scores) if s.spec.name == job.score)
+    score = job.prompts.scores[at]
+    require_room(towers.clip, towers.tokenizer, score.spec.pairs, job.config)
     with writing(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
-    features, unreadable = rated_features(job, towers, opinions, progress)
+    total = len(opinions.paths)
+    features, unreadable = rated_features(
+        job.folder / FEATURES, towers, opinions.paths, job.threads, lambda done: progress("photos", done, total)
+    )
     if unreadable:
-        _report_unreadable(unreadable, len(opinions.paths), job.skip_unreadable, warn)
+        _report_unreadable(unreadable, total, job.skip_unreadable, warn)
         opinions = opinions.without([place for place, _ in unreadable])
     with torch.no_grad():
         embedded = F.normalize(perceptual(features), dim=-1)
     held = torch.from_numpy(opinions.held_out(job.validation))
     mos = torch.from_numpy(opinions.mos)
-    if held.sum() < 3 or (~held).sum() < 2:
-        raise TrainingError(
-            f"{int(held.sum())} photos are held out and {int((~held).sum())} are left to learn from. Give more photos."
-        )
-    at = next(i for i, s in enumerate(job.prompts.scores) if s.spec.name == job.score)
-    score = job.prompts.scores[at]
+    _require_enough(mos[held], mos[~held])
     own = float(towers.clip.logit_scale.detach().exp())  # type: ignore[operator]
     scale = job.scale or job.prompts.logit_scale or own
 
@@ -122,17 +122,19 @@ def run_coop(
     learned = replace(score, context=context, position=job.config.position)
     scores = (*job.prompts.scores[:at], learned, *job.prompts.scores[at + 1 :])
     chosen = PromptSet(scores, scale)
+    settings = {**asdict(job.config), "tokens": context.shape[-2]}  # of the words, where it started from words
     report: dict[str, Any] = {
         "opinions": opinions.title,
         "photos": len(opinions.paths),
         "held out": int(held.sum()),
         "unreadable": len(unreadable),
+        "missing": opinions.missing,
         "tower": towers.tower,
         "pretrained": towers.pretrained,
         "score": job.score,
         "words alone": agreement(words),
         "with context": agreement(PromptSet((learned,)).encode(towers.clip, towers.tokenizer).pairs),
-        "settings": {**asdict(job.config), "batch": job.batch, "plcc": job.plcc, "logit_scale": scale},
+        "settings": {**settings, "batch": job.batch, "plcc": job.plcc, "logit_scale": scale},
     }
     with replacing(job.folder / LOG) as partial:
         partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -141,65 +143,16 @@ def run_coop(
     return report
 
 
-def rated_features(
-    job: CoopJob, towers: Towers, opinions: Opinions, progress: Progress
-) -> tuple[Tensor, list[tuple[int, str]]]:
-    """Tower embeddings float32 [N, D] of the whole photos that can be read, and (place, reason) of the others.
-
-    Kept in the run's folder, so that other settings are tried without the tower.
-    """
-    path = job.folder / FEATURES
-    key = _key(towers, opinions)
-    if path.is_file():
-        try:
-            with safe_open(path, "pt") as stored:
-                metadata = stored.metadata() or {}
-                if metadata.get("key") == key:
-                    return stored.get_tensor("features"), [(int(i), str(r)) for i, r in json.loads(metadata["failed"])]
-        except (SafetensorError, OSError) as error:
-            raise TrainingError(f"{path} cannot be read: {error}. Remove it and run again.") from error
-    rows: list[Tensor] = []
-    failed: list[tuple[int, str]] = []
-    pending: list[npt.NDArray[np.uint8]] = []
-    size = towers.preprocess.size
-
-    def read(path: Path) -> npt.NDArray[np.uint8] | ImageError:
-        try:
-            return prepare(open_image(path, minimum_side=2 * size), towers.preprocess).squeeze(0)
-        except ImageError as error:
-            return error
-
-    for place, made in enumerate(in_order(read, opinions.paths, job.threads)):
-        if isinstance(made, ImageError):
-            failed.append((place, str(made)))
-        else:
-            pending.append(made)
-        if len(pending) == _AT_ONCE:
-            rows.append(towers.images(pending).cpu())
-            pending = []
-        progress("photos", place + 1, len(opinions.paths))
-    if pending:
-        rows.append(towers.images(pending).cpu())
-    if not rows:
-        raise TrainingError(f"none of {len(failed):,} photos can be read. The first: {failed[0][1]}")
-    features = torch.cat(rows)
-    with replacing(path) as partial:
-        save_file({"features": features}, partial, metadata={"key": key, "failed": json.dumps(failed)})
-    return features, failed
-
-
-def _key(towers: Towers, opinions: Opinions) -> str:
-    """What the features were made from: the tower's weights, its precision, and the photos' paths, sizes and times."""
-    made_by = {**towers.identity(), "precision": towers.precision}
-    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode())
-    for path in opinions.paths:
-        try:
-            stat = path.stat()
-            state = f"{stat.st_size}/{stat.st_mtime_ns}"
-        except (OSError, ValueError):
-            state = "missing"
-        digest.update(f"{path}:{state};".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+def _require_enough(held: Tensor, rest: Tensor) -> None:
+    if len(held) < 3 or len(rest) < 2:
+        left = f"{len(held)} photos are held out and {len(rest)} are left to learn from"
+        raise TrainingError(f"{left}. Give more photos.")
+    for what, opinions in (("held out", held), ("left to learn from", rest)):
+        if opinions.min() == opinions.max():
+            raise TrainingError(
+                f"the {len(opinions)} photos that are {what} all have the same score. Give more photos, or change the "
+                "share that is held out."
+            )
 
 
 def _report_unreadable(unreadable: list[tuple[int, str]], total: int, skip: bool, warn: Callable[[str], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,15 @@ LEAST = 10
 class Opinions:
     """``names`` and ``paths`` of N photos, ``mos`` float32 [N] in 0..1 (higher is better), and what they were in.
 
-    ``mos`` is the published score scaled so that the least is 0 and the largest 1; ``title`` is for people.
+    ``mos`` is the published score scaled so that the least is 0 and the largest 1; ``title`` is for people. ``missing``
+    photos are in the data set's table and not on disk.
     """
 
     title: str
     names: tuple[str, ...]
     paths: tuple[Path, ...]
     mos: npt.NDArray[np.float32]
+    missing: int = 0
 
     def held_out(self, share: float) -> npt.NDArray[np.bool_]:
         """Bool [N]: the ``share`` of photos that choices are made by, decided by a hash of each name."""
@@ -40,21 +42,24 @@ class Opinions:
         """The others; scores stay as they were scaled."""
         keep = np.setdiff1d(np.arange(len(self.paths)), places)
         names, paths = [self.names[i] for i in keep], [self.paths[i] for i in keep]
-        return Opinions(self.title, tuple(names), tuple(paths), self.mos[keep])
+        return replace(self, names=tuple(names), paths=tuple(paths), mos=self.mos[keep])
 
 
-def read_data_set(name: str, folder: Path) -> Opinions:
+def read_data_set(name: str, folder: Path, *, allow_missing: bool = False) -> Opinions:
     """Everything of a public data set that is not its official test split; all of it where there is no such split.
 
-    Raises TrainingError for an unknown name and for what ``collect`` refuses.
+    Photos that are not on disk are refused, or counted and left out with ``allow_missing``. Raises TrainingError for an
+    unknown name and for what ``collect`` refuses.
     """
     if name not in DATASETS:
         raise TrainingError(f"there is no data set {name!r}. There are: {', '.join(DATASETS)}.")
     dataset = DATASETS[name]
     parts = [part for part in dataset.splits if part != TEST] or ["all"]
-    photos = [photo for part in parts for photo in collect(dataset, folder, part).photos]
+    found = [collect(dataset, folder, part, allow_missing=allow_missing) for part in parts]
+    photos = [photo for part in found for photo in part.photos]
     title = dataset.title + (f", official {' and '.join(parts)}" if dataset.splits else "")
-    return _scaled(title, [(p.name, p.path, p.score) for p in photos])
+    opinions = _scaled(title, [(p.name, p.path, p.score) for p in photos])
+    return replace(opinions, missing=sum(len(part.missing) for part in found))
 
 
 def read_table(table: Path) -> Opinions:

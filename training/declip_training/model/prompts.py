@@ -13,7 +13,7 @@ A prompts file is TOML, one table a score, in the order of the engine's columns:
 
 A learned context (CoOp, the paper's reference [66]) is a tensor [M, W] of token vectors of the text tower, put
 before, around (half on each side) or after the words of every prompt of its score; [2, M, W] has positive and
-negative apart.
+negative apart, [P, 2, M, W] every prompt of P pairs.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ else:
     import tomli as tomllib
 
 ContextPosition = Literal["before", "around", "after"]
+LARGEST_SCALE = 1000.0
 _FIELDS = {"kind", "description", "pairs", "context", "context_position"}
 
 
@@ -50,7 +51,8 @@ _FIELDS = {"kind", "description", "pairs", "context", "context_position"}
 class ScorePrompts:
     """The antonym pairs (positive, negative) of one score, with an optional learned ``context``.
 
-    The context is float [M, W], or [2, M, W] for positive and negative apart; ``position`` is where it stands.
+    The context is float [M, W], [2, M, W] for positive and negative apart, or [P, 2, M, W] for every prompt apart;
+    ``position`` is where it stands.
     """
 
     spec: ScoreSpec
@@ -63,10 +65,7 @@ class ScorePrompts:
 
     def contexts(self) -> Tensor | None:
         """Context of every text [2P, M, W], in the order of ``texts``."""
-        if self.context is None:
-            return None
-        both = self.context if self.context.ndim == 3 else self.context.expand(2, -1, -1)
-        return both.repeat(len(self.spec.pairs), 1, 1)
+        return None if self.context is None else for_each_text(self.context, len(self.spec.pairs))
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,10 @@ class PromptSet:
     def __post_init__(self) -> None:
         if not self.scores:
             raise ExportError("the prompts name no score. Add a table such as [scores.quality] with kind and pairs.")
-        if self.logit_scale is not None and not 0 < self.logit_scale <= 1000:
-            raise ExportError(f"logit_scale is {self.logit_scale}. Choose a value above 0 and at most 1000.")
+        if self.logit_scale is not None and not 0 < self.logit_scale <= LARGEST_SCALE:
+            raise ExportError(
+                f"logit_scale is {self.logit_scale}. Choose a value above 0 and at most {LARGEST_SCALE:g}."
+            )
 
     @classmethod
     def read(cls, path: str | Path) -> PromptSet:
@@ -204,11 +205,11 @@ def encode_texts(
     device = next(clip.parameters()).device
     if contexts is None:
         return F.normalize(clip.encode_text(tokens.to(device)).float(), dim=-1)  # type: ignore[operator]
-    embedding = token_embedding(clip)
-    if contexts.shape[0] != len(texts) or contexts.shape[2] != cast(Tensor, embedding.weight).shape[1]:
+    embedded = token_embedding(clip).shape[1]
+    if contexts.shape[0] != len(texts) or contexts.shape[2] != embedded:
         raise ExportError(
-            f"a learned context has the shape {list(contexts.shape[1:])}. It must be [M, W] with W = "
-            f"{cast(Tensor, embedding.weight).shape[1]}, the width of this text tower."
+            f"a learned context has the shape {list(contexts.shape[1:])}. It must be [M, W] with W = {embedded}, the "
+            "width of this text tower."
         )
     tokens, places = _with_room(tokenizer, texts, tokens, width, position)
     rows = torch.arange(len(texts), device=device)[:, None].expand_as(places)
@@ -216,16 +217,33 @@ def encode_texts(
     def insert(_module: nn.Module, _inputs: Any, looked_up: Tensor) -> Tensor:
         return looked_up.index_put((rows, places.to(device)), contexts.to(looked_up))
 
-    hook = embedding.register_forward_hook(insert)
+    hook = _lookup(clip).register_forward_hook(insert)
     try:
         return F.normalize(clip.encode_text(tokens.to(device)).float(), dim=-1)  # type: ignore[operator]
     finally:
         hook.remove()
 
 
-def token_embedding(clip: nn.Module) -> nn.Module:
-    """The token embedding of a CLIP's text tower, ``weight`` [vocabulary, W]."""
-    return cast(nn.Module, getattr(clip, "text", clip).token_embedding)
+def for_each_text(context: Tensor, pairs: int) -> Tensor:
+    """A context for every text of ``pairs`` pairs [2P, M, W], of one [M, W], [2, M, W] or [P, 2, M, W].
+
+    Raises ExportError for a context of another number of pairs.
+    """
+    if context.ndim == 4 and len(context) != pairs:
+        raise ExportError(f"a learned context is for {len(context)} pairs of prompts, here are {pairs}. Learn it anew.")
+    return context.expand(pairs, 2, *context.shape[-2:]).flatten(0, 1)
+
+
+def token_embedding(clip: nn.Module) -> Tensor:
+    """The token embedding of a CLIP's text tower, [vocabulary, W]. Raises ExportError for a tower that shows none."""
+    return cast(Tensor, _lookup(clip).weight)
+
+
+def _lookup(clip: nn.Module) -> nn.Module:
+    found = getattr(getattr(clip, "text", clip), "token_embedding", None)
+    if not isinstance(found, nn.Module):  # a Hugging Face text tower has its own names
+        raise ExportError("learned contexts need open_clip's own text tower. Use words only with this one.")
+    return found
 
 
 def _with_room(
@@ -250,6 +268,11 @@ def _require_fit(tokenizer: Tokenizer, texts: Sequence[str], tokens: Tensor, wid
             raise ExportError("learned contexts need open_clip's own tokenizer. Use words only with this text tower.")
         return
     room = tokens.shape[1] - 2 - width
+    if room < 1:
+        raise ExportError(
+            f"a learned context of {width} vectors leaves no room for words. Use at most {tokens.shape[1] - 3} with "
+            "this text tower."
+        )
     for text in texts:
         if not 0 < len(encode(text)) <= room:
             raise ExportError(f"the prompt {text!r} has {len(encode(text))} tokens. Use 1 to {room} with this tower.")
@@ -299,6 +322,8 @@ def _read_context(reference: str, folder: Path) -> Tensor:
         raise ExportError(
             f'the learned context {reference!r} cannot be read: {error}. Write context = "FILE.safetensors:TENSOR".'
         ) from error
-    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and len(tensor) != 2) or tensor.shape[-2] < 1:
-        raise ExportError(f"the learned context {reference!r} is {list(tensor.shape)}. It must be [M, W] or [2, M, W].")
+    if tensor.ndim not in (2, 3, 4) or (tensor.ndim > 2 and tensor.shape[-3] != 2) or tensor.shape[-2] < 1:
+        raise ExportError(
+            f"the learned context {reference!r} is {list(tensor.shape)}. It must be [M, W], [2, M, W] or [P, 2, M, W]."
+        )
     return tensor
