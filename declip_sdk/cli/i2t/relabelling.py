@@ -42,7 +42,7 @@ _OURS = {"messages", "model", "n", "stream"}
     default=120.0,
     show_default=True,
     metavar="S",
-    help="Seconds without a byte.",
+    help="Seconds without a byte; ten times that for a whole reply.",
 )
 @click.option("--retries", type=click.IntRange(0), default=6, show_default=True, help="After failures of the endpoint.")
 @click.option(

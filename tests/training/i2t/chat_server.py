@@ -27,7 +27,9 @@ def reply_text(perceptual: str = PERCEPTUAL, semantic: str = SEMANTIC) -> str:
 
 @dataclass
 class Response:
-    """One HTTP response: ``stall`` seconds before it, or before its body, and ``cut`` after half of the body."""
+    """One HTTP response: ``stall`` seconds before it, or before its body, ``drip`` seconds after each byte of the body,
+    and ``cut`` after half of it.
+    """
 
     text: str | None = None
     status: int = 200
@@ -35,6 +37,7 @@ class Response:
     body: bytes | None = None
     stall: float = 0.0
     stall_body: float = 0.0
+    drip: float = 0.0
     cut: bool = False
     finish: str = "stop"
 
@@ -126,7 +129,11 @@ class ChatServer:
             handler.close_connection = True
             handler.connection.shutdown(socket.SHUT_RDWR)
             return
-        handler.wfile.write(content)
+        pieces = [content[i : i + 1] for i in range(len(content))] if response.drip else [content]
+        for piece in pieces:
+            handler.wfile.write(piece)
+            handler.wfile.flush()
+            time.sleep(response.drip)
 
 
 @contextmanager

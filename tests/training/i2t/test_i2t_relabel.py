@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -96,10 +98,36 @@ def test_nothing_of_the_environment_is_sent(
     for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY"):
         monkeypatch.setenv(name, "private")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/private")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer private\nX-Secret: private")
     with chat_server() as server:
         run(candidates[:1], server, judge, tmp_path / "j.jsonl", response_format="none")
     assert "private" not in repr(server.seen[0].headers)
     assert "response_format" not in server.seen[0].body
+    assert os.environ["OPENAI_API_KEY"] == "private"  # others in this process may need it
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed_but_named(
+    status: int, candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    with chat_server() as other, chat_server() as server:
+        server.script = lambda *_: Response(status=status, headers={"Location": f"{other.url}/chat/completions"})
+        with pytest.raises(EndpointError) as raised:
+            run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
+    assert f"redirects to {other.url}/chat/completions, where nothing was sent" in str(raised.value)
+    assert f"--base-url {other.url}." in str(raised.value)
+    assert (len(server.seen), len(other.seen)) == (1, 0)
+
+
+def test_a_redirect_on_the_same_server_is_named_in_full(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    with chat_server(lambda *_: Response(status=308, headers={"Location": "/v2/chat/completions"})) as server:
+        with pytest.raises(EndpointError, match=f"redirects to {server.url[:-3]}/v2/chat/completions"):
+            run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
+        server.script = lambda *_: Response(status=308, headers={"Location": "http://[::1"})
+        with pytest.raises(EndpointError, match=r"redirects to http://\[::1, where"):
+            run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
 
 
 def test_a_rate_limit_makes_every_worker_wait(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
@@ -197,6 +225,25 @@ def test_what_breaks_is_asked_again(name: str, candidates: list[Candidate], judg
     assert outcome.asked == 2  # what came to nothing is not in the journal
 
 
+def test_a_server_that_drips_is_given_up(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("declip_training.i2t.endpoint._TIMEOUTS_A_REQUEST", 2)
+    with chat_server(first_then(Response(drip=0.1))) as server:
+        outcome, asker = run(candidates[:2], server, judge, tmp_path / "j.jsonl", timeout=1.0)
+    assert len(outcome.accepted) == 2
+    assert asker.waits == {"no end in 2 s": 1}
+
+
+@pytest.mark.parametrize("error", ['{"message": "no such\\nmodel.", "code": 404}', '"no such model"'])
+def test_an_error_that_comes_as_a_success_is_told(
+    error: str, candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    with chat_server(lambda *_: Response(body=f'{{"error": {error}}}'.encode())) as server:
+        outcome, _ = run(candidates[:1], server, judge, tmp_path / "j.jsonl", retries=1)
+    assert outcome.set_aside[0].reason == "not answered: broken reply (no such model), 2 times"
+
+
 def test_what_always_breaks_is_set_aside_and_the_others_are_not(
     candidates: list[Candidate], judge: Judge, tmp_path: Path
 ) -> None:
@@ -263,8 +310,23 @@ def test_nobody_listening(candidates: list[Candidate], judge: Judge, tmp_path: P
     assert outcome.stopped is not None
     assert "connection failed" in outcome.stopped
     assert "2 times" in outcome.stopped
-    with pytest.raises(TrainingError, match="'localhost:8000' is no address"):
-        Endpoint(EndpointOptions("localhost:8000", "m"), threading.Event())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "localhost:8000",
+        "http://",
+        "http:///v1",
+        "http://localhost:abc/v1",
+        "http://localhost:99999/v1",
+        "http://[::1/v1",
+        "http://local\nhost/v1",
+    ],
+)
+def test_what_is_no_address_says_so(address: str) -> None:
+    with pytest.raises(TrainingError, match=f"{re.escape(repr(address))} is no address. Give one such as"):
+        Endpoint(EndpointOptions(address, "m"), threading.Event())
 
 
 SPANISH = "La foto es nítida y está bien iluminada, con luz suave y cálida, colores apagados y composición equilibrada."
@@ -359,8 +421,6 @@ def test_other_limits_judge_the_same_replies_anew(candidates: list[Candidate], j
 def test_a_full_disk_stops_the_run_and_the_journal_stays_whole(
     candidates: list[Candidate], judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     synced = os.fsync
     calls = []
 

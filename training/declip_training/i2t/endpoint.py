@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urljoin
 
 from declip_runtime.errors import TrainingError
 
@@ -28,7 +33,10 @@ _FORMATS: Mapping[str, dict[str, Any]] = {
     "object": {"type": "json_object"},
 }
 _LONGEST_WAIT = 3600.0
+_TIMEOUTS_A_REQUEST = 10
+"""How many of them one request may last: a server that drips bytes is never silent for a whole one."""
 _RETRIED = (408, 409, 425)
+_LAST_PORT = 65535
 _RATE_LIMITS = 100
 """How many of them one request stands: other workers may be served in its place, so they are no failures of it."""
 
@@ -64,10 +72,10 @@ class Answer:
 class EndpointOptions:
     """Where and how to ask.
 
-    ``key`` None sends a placeholder, as local servers expect. ``timeout`` is seconds without a byte from the server.
-    A request is tried 1 + ``retries`` times, rate limits not counted, with pauses of ``backoff`` seconds that double up
-    to ``longest_backoff``, or as long as the server says. ``extra`` is merged into the request's body (temperature,
-    max_tokens, ...).
+    ``key`` None sends a placeholder, as local servers expect. ``timeout`` is seconds without a byte from the server;
+    what has not ended after ten times that is given up, too. A request is tried 1 + ``retries`` times, rate limits not
+    counted, with pauses of ``backoff`` seconds that double up to ``longest_backoff``, or as long as the server says.
+    ``extra`` is merged into the request's body (temperature, max_tokens, ...).
     """
 
     base_url: str
@@ -84,6 +92,7 @@ class EndpointOptions:
 class Endpoint:
     """Asks one endpoint from many threads; a rate limit that one of them meets makes all of them wait.
 
+    Nothing is sent but what is asked, and nowhere else: no ``OPENAI_*`` variable counts, no redirect is followed.
     ``waits`` counts why requests were repeated. After ``stop`` is set, ``ask`` raises StoppedError instead of waiting.
     """
 
@@ -94,6 +103,7 @@ class Endpoint:
         self._lock = threading.Lock()
         self._open_again = 0.0
         self._client = _client(options)
+        self._loop = _loop()
 
     def ask(self, messages: list[dict[str, Any]]) -> Answer:
         """Send one chat and return the answer.
@@ -127,6 +137,8 @@ class Endpoint:
             completion = self._create(messages)
         except openai.APITimeoutError:
             return f"no byte in {self.options.timeout:g} s", None
+        except asyncio.TimeoutError:
+            return f"no end in {self._longest:g} s", None
         except openai.APIStatusError as error:
             return self._status(error)
         except openai.APIConnectionError as error:
@@ -134,15 +146,26 @@ class Endpoint:
         except (openai.APIError, ValueError) as error:  # the body is no JSON, or half of one
             return f"broken reply ({type(error).__name__})", None
         answer = _read(completion, time.monotonic() - start)
-        return ("broken reply (not a chat completion)", None) if answer is None else ("", answer)
+        return (f"broken reply ({_complaint(completion)})", None) if answer is None else ("", answer)
 
     def _create(self, messages: list[dict[str, Any]]) -> Any:
         optional = {"response_format": _FORMATS[f]} if (f := self.options.response_format) in _FORMATS else {}
         create: Any = self._client.chat.completions.create
-        return create(model=self.options.model, messages=messages, extra_body=dict(self.options.extra), **optional)
+        asked = create(model=self.options.model, messages=messages, extra_body=dict(self.options.extra), **optional)
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(asked, self._longest), self._loop).result()
+
+    @property
+    def _longest(self) -> float:
+        return _TIMEOUTS_A_REQUEST * self.options.timeout
 
     def _status(self, error: openai.APIStatusError) -> tuple[str, float | None]:
-        status = error.status_code
+        status, location = error.status_code, error.response.headers.get("location")
+        if 300 <= status < 400 and location:
+            target = _absolute(str(error.request.url), location)
+            raise EndpointError(
+                f"{self.options.base_url} redirects to {target}, where nothing was sent. If image and text may go "
+                f"there, name it: --base-url {target.removesuffix('/chat/completions')}."
+            ) from error
         reason = f"{status} {error.response.reason_phrase}".strip()
         told = _told(error)
         if status in (401, 404) or (status == 429 and getattr(error, "code", None) == "insufficient_quota"):
@@ -173,18 +196,54 @@ class Endpoint:
             self._open_again = max(self._open_again, time.monotonic() + seconds)
 
 
-def _client(options: EndpointOptions) -> openai.OpenAI:
+def _client(options: EndpointOptions) -> openai.AsyncOpenAI:
     try:
         import openai
     except ModuleNotFoundError as error:
         raise TrainingError("relabelling needs the package openai. Run: pip install 'declip-sdk[train]'") from error
+    wrong = TrainingError(f"{options.base_url!r} is no address. Give one such as http://localhost:8000/v1.")
     if not options.base_url.startswith(("http://", "https://")):
-        raise TrainingError(f"{options.base_url!r} is no address. Give one such as http://localhost:8000/v1.")
-    client = openai.OpenAI(
-        base_url=options.base_url, api_key=options.key or "none", timeout=options.timeout, max_retries=0
-    )
-    client.organization = client.project = None  # the environment's are nobody else's business
+        raise wrong
+    http = openai.DefaultAsyncHttpxClient(follow_redirects=False)
+    try:
+        with _without_variables("OPENAI_"):
+            client = openai.AsyncOpenAI(
+                base_url=options.base_url,
+                api_key=options.key or "none",
+                timeout=options.timeout,
+                max_retries=0,
+                http_client=http,
+            )
+    except Exception as error:  # which one depends on the HTTP library that openai brings
+        raise wrong from error
+    if not client.base_url.host or (client.base_url.port or 0) > _LAST_PORT:
+        raise wrong
     return client
+
+
+@contextmanager
+def _without_variables(prefix: str) -> Iterator[None]:
+    """The client takes key, organisation and headers from the environment, and no argument keeps it from that."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(prefix)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """Where requests run, for there one can be given up in the middle, with its connection; in a thread none can."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
+def _absolute(asked: str, location: str) -> str:
+    try:
+        return urljoin(asked, location)
+    except ValueError:  # it is no address
+        return location
 
 
 def _read(completion: Any, seconds: float) -> Answer | None:
@@ -226,10 +285,23 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _told(error: openai.APIStatusError) -> str:
-    """What the server said, on one line and not too long."""
-    body = error.body
+    """What the server said of a request that it did not serve."""
+    return _message(error.body) or _line(error.message)
+
+
+def _complaint(completion: Any) -> str:
+    """What a server said that answers 200 and holds an error, or something else."""
+    return _message(getattr(completion, "error", None)) or "not a chat completion"
+
+
+def _message(body: Any) -> str:
     said = body.get("message") if isinstance(body, dict) else body
-    return " ".join(str(said or error.message).split())[:300].rstrip(".")
+    return _line(said or "")
+
+
+def _line(said: Any) -> str:
+    """On one line and not too long."""
+    return " ".join(str(said).split())[:300].rstrip(".")
 
 
 def _innermost(error: BaseException) -> str:
