@@ -115,7 +115,7 @@ def command(
         _make_folder(kept)
     record = _recorder(collections, ledger, output, backend)
 
-    from declip_training.evaluation.results import compare, without_score
+    from declip_training.evaluation.results import compare, opposed, without_score
     from declip_training.evaluation.scoring import Settings
 
     settings = Settings(backend, device, precision, threads, "exact" if exact else "fast", views)
@@ -131,6 +131,9 @@ def command(
         results += compare(collection, here, scores, draws=draws)
         for label, attributes in without_score(collection, here).items():
             say(f"{label} has no score called {', '.join(attributes)}: not compared on {collection.dataset.title}")
+        for label, file in files.items():
+            for name in opposed(collection, file):
+                say(f"{label} says how much {name} there is, {collection.dataset.title} how little: expect minus signs")
     draw(standard_output(), lambda console: agreement_page(results, console))
     if output is not None:
         write_results(output, results, failures)
@@ -213,7 +216,9 @@ def _recorder(
             f"declip evaluate --split {collection.split}, near-duplicates of Train included, decode={made['decode']}, "
             f"views={made['views']}" + (f", {left_out} failed or missing" if left_out else "")
         )
-        if scored.fresh == len(scored.errors) and looks.is_recorded(path, row, note):  # a look again at the same numbers
+        if scored.fresh == len(scored.errors) and looks.is_recorded(
+            path, row, note
+        ):  # a look again at the same numbers
             return
         looks.append_ledger(path, row, note)
         say(f"this look at BIQ2021's Test is on the record in {path}")
@@ -233,11 +238,10 @@ def _score(
 
     def make_scorer() -> Scorer:
         with loading():
-            scorer = settings.scorer(file)
-        if scorer.backend == "fake":
-            say("these scores are made up by the fake backend, for testing pipelines only")
-        return scorer
+            return settings.scorer(file)
 
+    if settings.backend == "fake":
+        say("these scores are made up by the fake backend, for testing pipelines only")
     done = []
     with EngineScores(file, settings, make_scorer) as engine:
         try:

@@ -146,7 +146,9 @@ def test_a_second_table_is_made_from_the_cache(koniq: Path, tmp_path: Path, capf
     assert run(arguments) == 0
     first = (tmp_path / "out" / "results.csv").read_bytes()
     monkeypatch.setattr("declip_training.evaluation.scoring.Settings.scorer", None)  # calling it would fail
+    capfd.readouterr()
     assert run(arguments) == 0
+    assert "made up by the fake backend" in capfd.readouterr().err
     assert (tmp_path / "out" / "results.csv").read_bytes() == first
     assert run([*arguments, "--draws", "7", "--cache", str(tmp_path / "out" / "scores")]) == 0
     assert (tmp_path / "out" / "results.csv").read_bytes() != first
@@ -160,7 +162,7 @@ def test_broken_images_are_listed_counted_and_left_out(koniq: Path, tmp_path: Pa
     captured = capfd.readouterr()
     assert captured.err.count("is not an image") == 5
     assert "KonIQ-10k: 7 of 12 images failed and are left out; 2 are not named here" in captured.err
-    assert "7 images could not be scored and were left out" in captured.out
+    assert "without 7 images that could not be scored" in captured.out
     assert (rows(out)[0]["n"], rows(out)[0]["failed"]) == ("5", "7")
     failed = list(csv.DictReader((out / "failed.csv").open(newline="")))
     assert [row["image"] for row in failed] == [f"1024x768/{i}.jpg" for i in range(7)]
@@ -182,7 +184,7 @@ def test_missing_images_need_to_be_allowed(koniq: Path, tmp_path: Path, capfd: A
     assert run([*arguments, "--allow-missing"]) == 0
     captured = capfd.readouterr()
     assert "KonIQ-10k: 1 of 12 images are not on disk and are left out, as 1024x768/3.jpg" in captured.err
-    assert "1 images in its table are not on disk" in captured.out
+    assert "without 1 image of its table, not on disk" in captured.out
     assert (rows(tmp_path / "out")[0]["n"], rows(tmp_path / "out")[0]["missing"]) == ("11", "1")
 
 
@@ -417,6 +419,17 @@ def test_the_commands_of_the_documentation_are_commands() -> None:
         command.make_context(verb, list(arguments))  # raises for what is no option
     named = {word.partition("=")[0] for command in evaluations for word in command if "=data/" in word}
     assert named == set(DATASETS) - {"apddv2", "biq2021"}  # every data set of the paper
+
+
+def test_the_prompts_of_the_documentation_give_all_of_table_4(tmp_path: Path) -> None:
+    from declip_training.evaluation.paper import published
+    from declip_training.model.prompts import PromptSet
+
+    (tmp_path / "paper.toml").write_text("".join(re.findall(r"```toml\n(.*?)```", DOCS, re.DOTALL)))
+    prompts = PromptSet.read(tmp_path / "paper.toml")
+    names = [spec.name for spec in prompts.specs() if published("spaq", spec.name) or published("para", spec.name)]
+    assert len(names) == 10
+    assert {"quality", *names} == {spec.name for spec in prompts.specs()}
 
 
 def test_the_documentation_lists_every_data_set_as_its_reader_does() -> None:

@@ -223,6 +223,14 @@ def test_a_database_with_other_bytes_than_text_is_one_clear_error(copy: object) 
         collect(DATASETS["sac"], root)
 
 
+def test_pictures_of_sac_may_lie_where_its_archive_unpacks_them(copy: object) -> None:
+    root = copy("sac")  # type: ignore[operator]
+    wanted = [photo.score for photo in collect(DATASETS["sac"], root).photos]
+    (root / "home" / "jdp").mkdir(parents=True)
+    (root / "images").rename(root / "home" / "jdp" / "simulacra-aesthetic-captions")
+    assert [photo.score for photo in collect(DATASETS["sac"], root).photos] == wanted
+
+
 def test_an_image_that_is_there_twice_is_always_the_same_one(copy: object) -> None:
     root = copy("richhf")  # type: ignore[operator]
     (picture,) = root.glob("images/*0001.jpg")

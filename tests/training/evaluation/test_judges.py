@@ -147,6 +147,8 @@ def test_what_cannot_work_is_one_line(path: Path, root: Path, capsys: pytest.Cap
     assert "absent.engine" in capsys.readouterr().err
     assert main(_arguments(path, root, path.parent / "nowhere" / "page.md")) == 2
     assert "nowhere to write to" in capsys.readouterr().err
+    assert main(_arguments(path, root, path.parent)) == 2
+    assert f"{path.parent} is a folder" in capsys.readouterr().err
     assert output.read_text() == "the page of yesterday"
 
 

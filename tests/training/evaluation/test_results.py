@@ -7,23 +7,28 @@ import io
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
 
+from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import TrainingError
+from declip_runtime.manifest import ScoreKind, ScoreSpec
 from declip_training.evaluation.datasets import DATASETS, Collection, Photo
 from declip_training.evaluation.paper import OVERALL, published
 from declip_training.evaluation.plots import scatter
 from declip_training.evaluation.report_files import COLUMNS, to_csv, to_markdown
-from declip_training.evaluation.results import MEAN_OF_GROUPS, Result, compare, without_score
+from declip_training.evaluation.results import MEAN_OF_GROUPS, Result, compare, opposed, without_score
 from declip_training.evaluation.scoring import Scored
 from declip_training.evaluation.tables import HEADINGS, notes, table_lines
 
 RNG = np.random.default_rng(2)
 N = 40
+KINDS: tuple[ScoreKind, ...] = ("degree", "quality")
 
 
 def collection(name: str = "koniq", *, attributes: bool = False, groups: bool = False, missing: int = 0) -> Collection:
@@ -67,6 +72,24 @@ def test_overall_and_attributes_are_compared_with_scores_of_their_names() -> Non
     assert without_score(photos, scores) == {"A": ["contrast"], "B": ["noise"]}
 
 
+def test_a_score_of_how_much_noise_there_is_falls_where_the_opinion_rises(tmp_path: Path) -> None:
+    """SPAQ's noisiness is higher for cleaner photos; a degree of contrast rises as its opinion does."""
+    photos = collection("spaq", attributes=True)
+    specs = {kind: tuple(ScoreSpec(n, kind, (("a", "b"),)) for n in ("noise", "contrast")) for kind in KINDS}
+    engines = {kind: SimpleNamespace(scorer=SimpleNamespace(scores=specs[kind])) for kind in KINDS}
+    assert [opposed(photos, cast(EngineFile, engines[kind])) for kind in KINDS] == [["noise"], []]
+    assert opposed(collection(), cast(EngineFile, engines["degree"])) == []
+
+
+@pytest.mark.parametrize(("photos", "reason"), [(3, "too few photos for a logistic fit"), (4, "")])
+def test_a_fit_that_was_not_tried_is_not_said_to_have_failed(photos: int, reason: str) -> None:
+    few = replace(collection(), photos=collection().photos[:photos])
+    score = Scored(("quality",), np.arange(photos, dtype=float)[:, None], {}, {}, photos)
+    (result,) = compare(few, {"A": score}, {"A": "quality"}, draws=0)
+    assert "converge" not in " ".join(notes([result]))
+    assert reason in " ".join(notes([result]))
+
+
 def test_photos_that_one_engine_could_not_score_count_for_none() -> None:
     photos = collection(missing=2)
     scores = {"A": scored(failed={3: "x"}), "B": scored(failed={3: "x", 8: "y"})}
@@ -77,8 +100,8 @@ def test_photos_that_one_engine_could_not_score_count_for_none() -> None:
         expected = stats.spearmanr(scores[label].values[kept, 0], (kept % 10).astype(float)).statistic
         assert result.agreement.srcc == pytest.approx(expected)
         assert (result.agreement.n, result.failed, result.missing) == (38, 2, 2)
-    assert "KonIQ-10k: 2 images could not be scored and were left out" in notes(results)
-    assert "KonIQ-10k: 2 images in its table are not on disk and were left out" in notes(results)
+    assert "KonIQ-10k: without 2 images that could not be scored" in notes(results)
+    assert "KonIQ-10k: without 2 images of its table, not on disk" in notes(results)
     assert len(notes(results)) == 2
 
 
@@ -152,7 +175,7 @@ def test_markdown_is_a_page_of_whole_tables(results: list[Result]) -> None:
     ours = [f"{r.agreement.srcc:.3f}" for r in results[:2]]
     assert f"| SPAQ | test | overall | 0.439 | 0.793 | 0.867 | {ours[0]} | {ours[1]} |" in page
     assert "![spaq.png](spaq.png)" in page
-    assert "- BIQ2021: 1 images could not be scored and were left out" in page
+    assert "- BIQ2021: without 1 image that could not be scored" in page
 
 
 def test_markdown_shows_names_as_they_are() -> None:

@@ -255,6 +255,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not args.output.parent.is_dir():  # known before the work
             raise UsageError(f"there is no folder {args.output.parent} to write to. Make it, or give another -o.")
+        if args.output.is_dir():
+            raise UsageError(f"{args.output} is a folder. Name a Markdown file in it.")
         judgement = judge_engine(
             args.engine, Sources(args.data), score=args.score, precision=args.precision, limit=args.limit
         )

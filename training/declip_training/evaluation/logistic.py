@@ -15,6 +15,7 @@ from scipy import optimize, special
 
 Vector = npt.NDArray[np.floating]
 
+PARAMETERS = 4
 _MAX_EVALUATIONS = 20_000
 
 
@@ -42,12 +43,13 @@ class Logistic:
 def fit_logistic(scores: Vector, opinions: Vector) -> Logistic | None:
     """Fit by least squares to finite ``scores`` and ``opinions``, both [N]; None where the fit does not converge.
 
-    Neither may be constant. Of two starts the one that ends nearer is taken: the customary one (the opinions' extremes,
-    the scores' mean and a quarter of their standard deviation) may end in a step beside the scores, where the whole
-    standard deviation does not. Both are turned round where the raw correlation is negative.
+    Fewer points than parameters have none either. Neither may be constant. Of two starts the one that ends nearer is
+    taken: the customary one (the opinions' extremes, the scores' mean and a quarter of their standard deviation) may
+    end in a step beside the scores, where the whole standard deviation does not. Both are turned round where the raw
+    correlation is negative.
     """
     x, y = np.asarray(scores, np.float64), np.asarray(opinions, np.float64)
-    if len(x) < 4:  # fewer points than parameters
+    if len(x) < PARAMETERS:
         return None
     unit = float(np.abs(x).max())  # squares of very small or large scores would vanish or overflow
     mean, spread = float((x / unit).mean()), float((x / unit).std())

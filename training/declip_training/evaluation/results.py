@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import TrainingError
 
 from .datasets import Collection
@@ -17,6 +18,8 @@ from .paper import OVERALL
 from .scoring import Scored
 
 MEAN_OF_GROUPS = "mean of groups"
+FAULTS = {"noise"}
+"""Attributes of which people like to see little, and whose opinions rise as there is less."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,12 @@ def without_score(collection: Collection, scored: Mapping[str, Scored]) -> dict[
     names = sorted({name for photo in collection.photos for name in photo.attributes})
     lacking = {label: [name for name in names if name not in scores.names] for label, scores in scored.items()}
     return {label: attributes for label, attributes in lacking.items() if attributes}
+
+
+def opposed(collection: Collection, engine: EngineFile) -> list[str]:
+    """Scores of ``engine`` that fall where the opinions of their name rise: people judge freedom from noise."""
+    faults = {spec.name for spec in engine.scorer.scores if spec.kind == "degree"} & FAULTS
+    return sorted(faults & {name for photo in collection.photos for name in photo.attributes})
 
 
 def _groups(

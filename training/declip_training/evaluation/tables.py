@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from .logistic import PARAMETERS
 from .paper import OVERALL, Published, published
 from .results import Result
 
@@ -52,16 +53,22 @@ def notes(results: Sequence[Result]) -> list[str]:
         title, agreement = result.collection.dataset.title, result.agreement
         where = f"{title}, {result.target}, {result.engine}"
         if result.target == OVERALL and result.missing:
-            found.append(f"{title}: {result.missing:,} images in its table are not on disk and were left out")
+            found.append(f"{title}: without {_images(result.missing)} of its table, not on disk")
         if result.target == OVERALL and result.failed:
-            found.append(f"{title}: {result.failed:,} images could not be scored and were left out")
+            found.append(f"{title}: without {_images(result.failed)} that could not be scored")
         if math.isnan(agreement.srcc):
             found.append(f"{where}: scores or opinions are all the same, so there is no correlation")
+        elif agreement.n < PARAMETERS:
+            found.append(f"{where}: too few photos for a logistic fit, so there is no fitted PLCC and no RMSE")
         elif agreement.fit is None:
             found.append(f"{where}: the logistic fit did not converge, so there is no fitted PLCC and no RMSE")
         elif agreement.fit.falls:
             found.append(f"{where}: the fitted curve falls (*), so its PLCC hides that the score points the wrong way")
     return list(dict.fromkeys(found))
+
+
+def _images(number: int) -> str:
+    return f"{number:,} image{'' if number == 1 else 's'}"
 
 
 def short(value: float | None) -> str:

@@ -82,7 +82,7 @@ _SAC_QUERY = """
 
 def _sac(folder: Folder, _split: str) -> Iterator[Row]:
     database = folder.file("sac_public_2022_06_29.sqlite")
-    images = folder.directory("images", "sac", "home/jdp/simulacrabot/public_images", ".")
+    images = folder.directory("images", "sac", "home/jdp/simulacra-aesthetic-captions", ".")
     for path, rating, _, identity in _query(database):
         where = f"image {identity} of {database}"
         yield Row(f"{images}/{path}", number(rating, where, "the rating"), where)
@@ -99,10 +99,13 @@ def _query(database: Path) -> Iterator[tuple[str, float, int, int]]:
 SAC = Dataset(
     name="sac",
     title="Simulacra Aesthetic Captions",
-    layout=("sac_public_2022_06_29.sqlite", "images/*.png: the pictures of sac.tar"),
+    layout=(
+        "sac_public_2022_06_29.sqlite",
+        "images/*.png: the pictures of sac.tar, or home/jdp/simulacra-aesthetic-captions/ as it unpacks",
+    ),
     source=(
         "Get sac_public_2022_06_29.sqlite from github.com/JD-P/simulacra-aesthetic-captions and sac.tar as its README "
-        "says, and put the pictures in images/."
+        "says, and unpack it beside the database, or put its pictures in images/."
     ),
     scale="mean of the ratings 1..10, higher is better",
     read=_sac,
