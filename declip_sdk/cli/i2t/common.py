@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,17 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _SECONDS_BETWEEN_LINES = 30.0
 
 FILE = click.Path(path_type=Path)
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers of a range; for click NaN belongs to each, and infinity to an open one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number that a text names."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def vocabulary_option(command: _Command) -> _Command:

@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from declip_runtime.errors import UsageError
+from declip_sdk.cli.heif import register_heif
 from declip_sdk.cli.output import Output, open_output, standard_output
 from declip_sdk.cli.say import say
 from declip_sdk.cli.screen import draw, printable
@@ -61,6 +62,7 @@ def check(
     """
     from declip_training.i2t.checking import check_table
 
+    register_heif()
     judging = judge(vocabulary, limits, max_words)
     with advancing("checking", None) as advance:
         rows, problems = check_table(table, judging, images=not no_images, advance=advance)
@@ -85,6 +87,7 @@ def show(context: click.Context, table: Path, output: Path, number: int, seed: i
     from declip_training.i2t.page import page, sample
     from declip_training.i2t.records import read_records
 
+    register_heif()
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{output} is no name for a page. Let it end in .html.")
     require_output(output, table)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from declip_runtime.errors import TrainingError, UsageError
+from declip_sdk.cli.heif import register_heif
 from declip_sdk.cli.output import open_output, writing
 from declip_sdk.cli.say import say
 from declip_sdk.cli.text import count
 
-from .common import FILE, advancing, judge, judge_options, require_output
+from .common import FILE, FiniteRange, advancing, judge, judge_options, require_output
 from .estimating import dry_run_report
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _OURS = {"messages", "model", "n", "stream"}
 @click.option("--max-side", type=click.IntRange(16), default=768, show_default=True, help="Pixels of the image sent.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     default=120.0,
     show_default=True,
     metavar="S",
@@ -47,7 +48,7 @@ _OURS = {"messages", "model", "n", "stream"}
 @click.option("--retries", type=click.IntRange(0), default=6, show_default=True, help="After failures of the endpoint.")
 @click.option(
     "--backoff",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=1.0,
     show_default=True,
     metavar="S",
@@ -64,11 +65,11 @@ _OURS = {"messages", "model", "n", "stream"}
 @judge_options
 @click.option("--journal", "journal_file", type=FILE, metavar="FILE", help="Default: OUTPUT.journal.jsonl")
 @click.option("--rejects", "rejects_file", type=FILE, metavar="FILE", help="Default: OUTPUT.rejects.jsonl")
-@click.option("--first", type=click.IntRange(1), metavar="N", help="Only the first N candidates, to try it out.")
+@click.option("--first", type=click.IntRange(1), metavar="N", help="Ask only for the first N, to try it out.")
 @click.option("--dry-run", is_flag=True, help="Ask nothing; estimate requests, tokens and time.")
 @click.option("--image-tokens", type=click.IntRange(0), metavar="N", help="For --dry-run: tokens an image costs.")
-@click.option("--price-in", type=click.FloatRange(0), metavar="P", help="For --dry-run: of a million tokens sent.")
-@click.option("--price-out", type=click.FloatRange(0), metavar="P", help="For --dry-run: of a million tokens written.")
+@click.option("--price-in", type=FiniteRange(0), metavar="P", help="For --dry-run: of a million tokens sent.")
+@click.option("--price-out", type=FiniteRange(0), metavar="P", help="For --dry-run: of a million tokens written.")
 @click.pass_context
 def relabel(
     context: click.Context,
@@ -112,11 +113,13 @@ def relabel(
     from declip_training.i2t.candidates import read_candidates
     from declip_training.i2t.endpoint import Endpoint, EndpointOptions
     from declip_training.i2t.journal import Journal
+    from declip_training.i2t.judging import first_or_settled
     from declip_training.i2t.prompt import Prompt
     from declip_training.i2t.records import write_records
     from declip_training.i2t.relabel import RelabelOptions, records
     from declip_training.i2t.relabel import relabel as run
 
+    register_heif()
     if output.suffix.lower() != ".parquet":
         raise UsageError(f"{output} is no name for the table. Let it end in .parquet.")
     journal_path = journal_file or output.with_suffix(".journal.jsonl")
@@ -127,11 +130,13 @@ def relabel(
         raise UsageError("table, journal and rejects are three files. Name others with -o, --journal, --rejects.")
     judging = judge(vocabulary, limits, max_words)
     prompt = Prompt.read(prompt_file)
-    candidates = read_candidates(candidates_file)[:first]
+    candidates = read_candidates(candidates_file)
     settings = {"model": model, "prompt_sha256": prompt.sha256, "max_side": max_side}
     if dry_run:
         prices = (price_in, price_out)
-        dry_run_report(candidates, journal_path, settings, judging, prompt, attempts, workers, image_tokens, prices)
+        dry_run_report(
+            candidates[:first], journal_path, settings, judging, prompt, attempts, workers, image_tokens, prices
+        )
         return
     if base_url is None or model is None:
         raise UsageError("no endpoint. Name it with --base-url and --model, or estimate with --dry-run.")
@@ -154,6 +159,7 @@ def relabel(
             say(f"the last line of {journal_path} was cut off; one reply is asked for again")
         if held := sum(len(replies) for replies in journal.replies.values()):
             say(f"{_replies(held)} in {journal_path} from before")
+        candidates = first_or_settled(candidates, first, journal.replies, judging, attempts)
         with advancing("relabelling", len(candidates)) as advance:
             outcome = run(
                 candidates,

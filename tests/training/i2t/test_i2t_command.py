@@ -11,11 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from declip_sdk.cli import run
 from declip_training.i2t.candidates import Candidate, candidate_lines
@@ -164,6 +166,33 @@ def test_what_is_not_answered_is_asked_again_by_the_same_command(file: Path, tmp
     assert len(read_records(tmp_path / "t.parquet")) == 6
 
 
+def test_first_asks_for_fewer_but_keeps_every_answer(file: Path, tmp_path: Path) -> None:
+    with chat_server(lambda text, _: Response("no" if text == "text 4" else None)) as server:
+        assert run(arguments(file, server, "--first", "1")) == 0
+        assert len(read_records(tmp_path / "t.parquet")) == 1
+        assert run(arguments(file, server)) == 0
+        asked = len(server.seen)
+        assert run(arguments(file, server, "--first", "2")) == 0
+        assert [r.source_text for r in read_records(tmp_path / "t.parquet")] == [f"text {n}" for n in (0, 1, 2, 3, 5)]
+        assert len((tmp_path / "t.rejects.jsonl").read_text().splitlines()) == 1
+        assert len(server.seen) == asked  # what is settled is not asked again
+        assert run(arguments(file, server, "--first", "2", "--attempts", "4")) == 0
+        assert len(server.seen) == asked  # nor what waits behind the first ones
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(candidates: list[Candidate], file: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    photo = Path(candidates[0].image).with_suffix(".heic")
+    with Image.open(candidates[0].image) as image:
+        pillow_heif.from_pillow(image).save(photo)
+    file.write_bytes(b"".join(candidate_lines([replace(candidates[0], image=str(photo))])))
+    with chat_server() as server:
+        # in a process of its own: what Pillow reads, it reads until the process ends
+        done = subprocess.run([sys.executable, "-m", "declip_sdk", *arguments(file, server)], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert len(server.seen) == 1
+
+
 def test_an_endpoint_that_refuses_all_is_one_message(file: Path, tmp_path: Path, capfd: Any) -> None:
     with chat_server(lambda *_: Response(status=400, text="response_format is unknown")) as server:
         assert run(arguments(file, server)) == 2
@@ -219,6 +248,14 @@ def test_the_key_is_the_one_that_is_named(file: Path, capfd: Any, monkeypatch: p
         (["--extra", '{"model": "other"}'], "--extra sets 'model'"),
         (["--decoupling", "x=1"], "there is no limit 'x'. Use one of: perceptual_minimum"),
         (["--decoupling", "perceptual_terms=a"], "give a number"),
+        (["--decoupling", "perceptual_minimum=35"], "perceptual_minimum=35 is no share. Give a number from 0 to 1"),
+        (["--decoupling", "semantic_minimum=nan"], "semantic_minimum=nan is no share"),
+        (["--decoupling", "semantic_maximum_perceptual=-0.1"], "semantic_maximum_perceptual=-0.1 is no share"),
+        (["--decoupling", "perceptual_terms=-1"], "perceptual_terms=-1 is no number of terms. Give 0 or more"),
+        (["--timeout", "inf"], "inf is not a finite number"),
+        (["--backoff", "nan"], "nan is not a finite number"),
+        (["--price-in", "nan", "--dry-run"], "nan is not a finite number"),
+        (["--base-url", "http://localhost:abc/v1"], "'http://localhost:abc/v1' is no address"),
         (["--base-url", "localhost"], "'localhost' is no address"),
         (["-o", "t.csv"], "Let it end in .parquet"),
         (["--vocabulary", "none.txt"], "the vocabulary none.txt cannot be read"),

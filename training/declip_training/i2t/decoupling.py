@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from declip_runtime.errors import TrainingError
+
 from .vocabulary import Vocabulary, tokens
 
 
@@ -30,6 +32,8 @@ class Limits:
     The defaults are ours, the paper states none. Colours are perceptual, and people name them when they say what a
     photo shows: hence the room for them in a semantic text. Of every tenth of Flickr8k's human captions (4,096) the
     limits accept 85 %; the others mostly name several colours.
+
+    Raises TrainingError for a share out of 0..1 and a negative number of terms.
     """
 
     perceptual_minimum: float = 0.35
@@ -37,6 +41,13 @@ class Limits:
     perceptual_terms: int = 3
     semantic_minimum: float = 0.2
     semantic_maximum_perceptual: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.perceptual_terms < 0:
+            raise TrainingError(f"perceptual_terms={self.perceptual_terms} is no number of terms. Give 0 or more.")
+        for name, share in vars(self).items():
+            if name != "perceptual_terms" and not 0 <= share <= 1:
+                raise TrainingError(f"{name}={share:g} is no share. Give a number from 0 to 1, as in {name}=0.3.")
 
 
 @dataclass(frozen=True)

@@ -31,3 +31,17 @@ def pending(
         return len(held) < attempts and judge_replies(judge, held)[0] is None
 
     return [candidate for candidate in candidates if waits(candidate)]
+
+
+def first_or_settled(
+    candidates: Sequence[Candidate],
+    first: int | None,
+    replies: Mapping[str, Sequence[Reply]],
+    judge: Judge,
+    attempts: int,
+) -> list[Candidate]:
+    """The ``first`` candidates (None: all), and the others for which nothing is to be asked any more."""
+    if first is None:
+        return list(candidates)
+    waiting = {candidate.id for candidate in pending(candidates[first:], replies, judge, attempts)}
+    return [candidate for candidate in candidates if candidate.id not in waiting]
