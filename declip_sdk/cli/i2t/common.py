@@ -98,6 +98,11 @@ def require_output(output: Path, *inputs: Path | None) -> None:
     """Raise UsageError or OutputError now where ``output`` cannot be written, or is one of the ``inputs``."""
     if output.exists() and any(path is not None and path.exists() and output.samefile(path) for path in inputs):
         raise UsageError(f"{output} is read, so it will not be overwritten. Name another file.")
+    folder = output.resolve().parent
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"cannot write {output}: {folder} is a file, no folder. Name another place.")
+    if output.is_symlink() and not folder.exists():
+        raise UsageError(f"cannot write {output}: it is a link into {folder}, which does not exist. Remove the link.")
     require_place(output)
 
 

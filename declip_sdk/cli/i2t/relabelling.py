@@ -14,7 +14,7 @@ from declip_runtime.errors import TrainingError, UsageError
 from declip_sdk.cli.heif import register_heif
 from declip_sdk.cli.output import open_output, writing
 from declip_sdk.cli.say import say
-from declip_sdk.cli.text import count
+from declip_sdk.cli.text import count, visible
 
 from .common import FILE, FiniteRange, advancing, judge, judge_options, require_output
 from .estimating import dry_run_report
@@ -107,8 +107,8 @@ def relabel(
     the journal before it counts: after a kill the same command asks only for what is missing. Replies that are no
     JSON, in another language, or whose texts are not decoupled are asked again, then set aside with the reason.
 
-    Exit codes: 0 every candidate has its descriptions or was set aside, 1 some were not answered (run it again), 2
-    wrong use or an endpoint that fails.
+    Exit codes: 0 every candidate has its descriptions or was set aside, 1 some were not answered (run it again) or none
+    has descriptions, so that there is no table, 2 wrong use or an endpoint that fails.
     """
     from declip_training.i2t.candidates import read_candidates
     from declip_training.i2t.endpoint import Endpoint, EndpointOptions
@@ -116,7 +116,7 @@ def relabel(
     from declip_training.i2t.judging import first_or_settled
     from declip_training.i2t.prompt import Prompt
     from declip_training.i2t.records import write_records
-    from declip_training.i2t.relabel import RelabelOptions, records
+    from declip_training.i2t.relabel import RelabelOptions, records, require_utf8
     from declip_training.i2t.relabel import relabel as run
 
     register_heif()
@@ -126,11 +126,14 @@ def relabel(
     rejects_path = rejects_file or output.with_suffix(".rejects.jsonl")
     for place in (output, journal_path, rejects_path):
         require_output(place, candidates_file, prompt_file, vocabulary)
+        if place.exists() and not place.is_file():
+            raise UsageError(f"{place} is a device or a pipe, which keeps nothing that was paid for. Name a file.")
     if len({place.resolve() for place in (output, journal_path, rejects_path)}) < 3:
         raise UsageError("table, journal and rejects are three files. Name others with -o, --journal, --rejects.")
     judging = judge(vocabulary, limits, max_words)
     prompt = Prompt.read(prompt_file)
     candidates = read_candidates(candidates_file)
+    require_utf8(output, candidates)
     settings = {"model": model, "prompt_sha256": prompt.sha256, "max_side": max_side}
     if dry_run:
         prices = (price_in, price_out)
@@ -181,13 +184,13 @@ def relabel(
         )
     made = records(output, candidates, outcome)
     if made:
-        provenance = {"candidates": candidates_file.name, **{k: str(v) for k, v in settings.items()}}
+        provenance = {"candidates": visible(candidates_file.name), **{k: str(v) for k, v in settings.items()}}
         provenance["vocabulary_sha256"] = judging.vocabularies.perceptual.sha256
         with writing(output):
             write_records(output, made, provenance)
     _write_rejects(rejects_path, outcome)
     _report(outcome, len(candidates), output, rejects_path)
-    context.exit(1 if outcome.unanswered() else 0)
+    context.exit(1 if outcome.unanswered() or not made else 0)
 
 
 def _key(variable: str | None) -> str | None:

@@ -24,6 +24,7 @@ from declip_training.i2t.candidates import Candidate, candidate_lines
 from declip_training.i2t.records import COLUMNS, read_provenance, read_records
 
 from .chat_server import PERCEPTUAL, ChatServer, Response, chat_server, reply_text
+from .conftest import save_image
 
 
 @pytest.fixture(autouse=True)
@@ -290,6 +291,58 @@ def test_what_is_read_is_not_overwritten(option: str, file: Path, tmp_path: Path
         assert run(arguments(file, server, option, str(mine), "--rejects", str(mine))) == 2
     assert "mine.txt is read, so it will not be overwritten" in capfd.readouterr().err
     assert mine.exists()
+
+
+def test_when_all_is_set_aside_there_is_no_table_and_it_is_a_failure(file: Path, tmp_path: Path, capfd: Any) -> None:
+    with chat_server(lambda *_: Response("no")) as server:
+        assert run(arguments(file, server, "--attempts", "1")) == 1
+    assert "no reply was accepted, so" in capfd.readouterr().err
+    assert not (tmp_path / "t.parquet").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_path_that_no_table_can_hold_is_refused_before_it_costs(
+    candidates: list[Candidate], file: Path, tmp_path: Path, capfd: Any
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    image = save_image(folder / "a.jpg", 1)
+    mine = folder / os.fsdecode(b"candidates\xe9.jsonl")
+    mine.write_bytes(b"".join(candidate_lines([replace(candidates[0], image=str(image))])))
+    with chat_server() as server:
+        assert run([*arguments(mine, server), "-o", str(tmp_path / "t.parquet")]) == 2
+        told = capfd.readouterr().err
+        assert "caf\\xe9/a.jpg is not named in UTF-8" in told
+        assert told.count("\n") == 1
+        assert not server.seen
+        assert run(arguments(mine, server)) == 0  # beside the image no more of its path is needed
+    assert [record.image for record in read_records(folder / "t.parquet")] == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["-o", "folder.parquet"], "folder.parquet is a folder. Name a file"),
+        (["-o", "plain/t.parquet"], "plain is a file, no folder. Name another place"),
+        (["--journal", "plain/j"], "plain is a file, no folder. Name another place"),
+        (["-o", "link.parquet"], "it is a link into"),
+        (["--journal", os.devnull], "is a device or a pipe"),
+    ],
+)
+def test_a_place_of_the_wrong_kind_is_named(
+    option: list[str], message: str, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "plain").touch()
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "none" / "t.parquet")
+    with chat_server() as server:
+        assert run(arguments(file, server, *option)) == 2
+    told = capfd.readouterr().err
+    assert message in told
+    assert "space" not in told
+    assert told.count("\n") == 1
+    assert not server.seen
 
 
 def test_a_dry_run_is_refused_where_the_run_would_be(file: Path, tmp_path: Path, capfd: Any) -> None:

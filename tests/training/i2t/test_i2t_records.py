@@ -96,6 +96,20 @@ def test_a_file_that_cannot_be_used_says_why(name: str, content: bytes, message:
         read_records(tmp_path / f"no-{name}")
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_ids_may_be_integers(kind: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame([asdict(RECORDS[0]), asdict(RECORDS[1])]).assign(id=[0, 1])
+    path = tmp_path / f"t.{kind}"
+    if kind == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    assert [record.id for record in read_records(path)] == ["0", "1"]
+    frame.assign(id=[7, 7]).to_parquet(tmp_path / "twice.parquet")
+    with pytest.raises(TrainingError, match=r"rows 1 and 2 of .* have the same id '7'"):
+        read_records(tmp_path / "twice.parquet")
+
+
 HEADER = "id,image,perceptual,semantic\n"
 
 

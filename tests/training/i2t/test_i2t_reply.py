@@ -26,6 +26,8 @@ OBJECT = json.dumps({"perceptual": WANTED.perceptual, "semantic": WANTED.semanti
         f"```json\n{OBJECT}\n```",
         f"Sure! Here it is:\n\n{OBJECT}\n\nLet me know if {{you}} need more.",
         f"<think>I need {{perceptual, semantic}} here, {{'a': 1}}</think>{OBJECT}",
+        f"<think>Perhaps {OBJECT}? No.</think>\n\n{OBJECT}",
+        f"Perhaps {OBJECT}? No.{' Hm.' * 9_000}\n</think>\n{OBJECT}",
         f"{{{OBJECT}",
         json.dumps({"semantic": f"\n{WANTED.semantic} ", "perceptual": "Soft\n  {light}."}, indent=2),
     ],

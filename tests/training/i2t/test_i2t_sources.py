@@ -168,6 +168,22 @@ def test_what_cannot_be_used_is_counted_with_examples(tmp_path: Path, images: Pa
     assert "q.json entry 5 (no.jpg)" in next(line for line in lines if "missing image" in line)
 
 
+def test_absolute_paths_count_where_they_lie_in_the_folder(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_image(tmp_path / "images more" / "a.jpg", 1)
+    inside = [images / "a.jpg", images / "wikiart" / "images" / "b.jpg"]
+    outside = [tmp_path / "images more" / "a.jpg", images / ".." / "images more" / "a.jpg"]
+    frame = pd.DataFrame({"image": map(str, [*inside, *outside]), "text": "Soft light."})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "link").symlink_to(images)
+    monkeypatch.chdir(tmp_path)
+    for folder in (images, Path("images"), Path("link")):
+        found, tally = read(Source("table", tmp_path / "t.csv", folder))
+        assert [d.image for d in found] == inside
+        assert tally.counts == {"image outside the image folder": 2}
+
+
 def test_unreadable_lines_are_counted(tmp_path: Path, images: Path) -> None:
     path = tmp_path / "t.jsonl"
     deep = "[" * 100_000

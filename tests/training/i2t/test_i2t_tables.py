@@ -89,6 +89,14 @@ def test_missing_columns_and_rows_are_problems_too(judge: Judge, tmp_path: Path)
         check_table(tmp_path / "none.parquet", judge)
 
 
+def test_integer_ids_are_no_problem_unless_they_are_repeated(
+    records: list[Record], judge: Judge, tmp_path: Path
+) -> None:
+    pd.DataFrame(map(vars, records)).assign(id=[0, 1, 2, 2]).to_parquet(tmp_path / "t.parquet")
+    _, problems = check_table(tmp_path / "t.parquet", judge)
+    assert problems.examples == {"repeated id": ["row 4 (2)"]}
+
+
 def test_half_a_character_is_a_problem_not_a_crash(records: list[Record], judge: Judge, tmp_path: Path) -> None:
     row = {**vars(records[0]), "source_text": "half \ud83d", "semantic": "\ud83d"}
     (tmp_path / "t.jsonl").write_text(json.dumps(row))

@@ -16,7 +16,7 @@ from .candidates import hash_of
 from .decoupling import coupling
 from .language import foreign
 from .pictures import file_sha256
-from .records import REQUIRED, image_path, read_rows
+from .records import REQUIRED, image_path, read_rows, required_text
 from .reply import Judge
 from .tally import Tally
 from .vocabulary import words
@@ -40,11 +40,11 @@ def check_table(
             found = pool.map(lambda row: _image(path, row[1]), chunk) if images else iter(())
             for number, row in chunk:
                 rows += 1
-                name = row.get("id")
-                where = f"row {number} ({name})" if isinstance(name, str) and name else f"row {number}"
+                name = required_text(row, "id")
+                where = f"row {number} ({name})" if name else f"row {number}"
                 for problem in _texts(row, judge):
                     tally.add(problem, where)
-                if isinstance(name, str) and name and seen.setdefault(name, number) != number:
+                if name and seen.setdefault(name, number) != number:
                     tally.add("repeated id", where)
                 if images and (unseen := next(found)):
                     tally.add(unseen, f"{where}: {row.get('image')}")
@@ -61,7 +61,7 @@ def _chunks(rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterator[list[tupl
 
 
 def _texts(row: Mapping[str, Any], judge: Judge) -> Iterator[str]:
-    empty = [name for name in REQUIRED if not isinstance(row.get(name), str) or not row[name].strip()]
+    empty = [name for name in REQUIRED if not required_text(row, name)]
     yield from (f"{name} is empty or no text" for name in empty)
     source, digest = row.get("source_text"), row.get("text_sha256")
     if isinstance(source, str) and digest and hash_of(source) != digest:
@@ -79,8 +79,8 @@ def _texts(row: Mapping[str, Any], judge: Judge) -> Iterator[str]:
 
 
 def _image(table: Path, row: Mapping[str, Any]) -> str | None:
-    image, digest = row.get("image"), row.get("image_sha256")
-    if not isinstance(image, str) or not image.strip():
+    image, digest = required_text(row, "image"), row.get("image_sha256")
+    if not image:
         return None  # told already
     place = image_path(table, image)
     try:

@@ -42,7 +42,7 @@ def read_records(path: Path) -> list[Record]:
     """Read a table (.parquet, .jsonl or .csv, by its name) of records; other columns are ignored.
 
     Raises TrainingError for a file that cannot be read, a missing column, an empty value of a required column and an
-    id that occurs twice, naming the row; nothing is skipped.
+    id that occurs twice, naming the row; nothing is skipped. Ids may be integers.
     """
     seen: dict[str, int] = {}
     records = []
@@ -50,15 +50,26 @@ def read_records(path: Path) -> list[Record]:
         for name in REQUIRED:
             if name not in row:
                 raise TrainingError(f"{path} has no column {name!r}. It needs {', '.join(REQUIRED)}.")
-            if not isinstance(row[name], str) or not row[name].strip():
+            if not required_text(row, name):
                 raise TrainingError(f"row {number} of {path}: {name} is empty or no text. Fill it or remove the row.")
-        first = seen.setdefault(row["id"], number)
+        texts = {name: required_text(row, name) for name in REQUIRED}
+        first = seen.setdefault(texts["id"], number)
         if first != number:
-            raise TrainingError(f"rows {first} and {number} of {path} have the same id {row['id']!r}. Make ids unique.")
-        records.append(Record(**{name: str(row.get(name) or "") for name in COLUMNS}))
+            raise TrainingError(
+                f"rows {first} and {number} of {path} have the same id {texts['id']!r}. Make ids unique."
+            )
+        records.append(Record(**{name: str(row.get(name) or "") for name in COLUMNS} | texts))
     if not records:
         raise TrainingError(f"{path} holds no records. Build it again with declip i2t.")
     return records
+
+
+def required_text(row: Mapping[str, Any], name: str) -> str:
+    """The value of a required column; empty where there is none, and where it is no text. An id may be an integer."""
+    value = row.get(name)
+    if name == "id" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and value.strip() else ""
 
 
 def read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -85,10 +96,10 @@ def write_records(path: Path, records: Sequence[Record], provenance: Mapping[str
     metadata = {f"{_PROVENANCE}{key}": value for key, value in (provenance or {}).items()}
     schema = pa.schema([(c, pa.string()) for c in COLUMNS], metadata=metadata)
     partial = path.with_name(path.name + ".partial")
+    table = pa.Table.from_pylist([asdict(r) for r in records], schema=schema)
     try:
-        parquet.write_table(
-            pa.Table.from_pylist([asdict(r) for r in records], schema=schema), partial, compression="zstd"
-        )
+        with partial.open("wb") as stream:  # pyarrow itself opens no path that is not UTF-8
+            parquet.write_table(table, stream, compression="zstd")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -100,7 +111,8 @@ def read_provenance(path: Path) -> dict[str, str]:
 
     if path.suffix.lower() != ".parquet":
         return {}
-    stored = {k.decode(): v.decode() for k, v in (parquet.read_schema(path).metadata or {}).items()}
+    with path.open("rb") as stream:
+        stored = {k.decode(): v.decode() for k, v in (parquet.read_schema(stream).metadata or {}).items()}
     return {k.removeprefix(_PROVENANCE): v for k, v in stored.items() if k.startswith(_PROVENANCE)}
 
 
@@ -114,7 +126,7 @@ def _read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        with path.open("rb") as stream, parquet.ParquetFile(stream) as file:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
-from declip_runtime.errors import ImageError
+from declip_runtime.errors import ImageError, TrainingError
 
 from .candidates import Candidate
 from .endpoint import Answer, Endpoint, RefusedError, StoppedError, UnansweredError
@@ -212,16 +212,15 @@ class _Run:
 
 def records(table: Path, candidates: Iterable[Candidate], outcome: Outcome) -> list[Record]:
     """The accepted candidates as records of ``table``, in their order; images below its folder get relative paths."""
-    folder = table.parent.resolve()  # where a link stands, for the table will take its place
+    folder = _folder(table)
     made = []
     for candidate in candidates:
         if candidate.id in outcome.accepted:
             found, image_sha256 = outcome.accepted[candidate.id]
-            image = Path(candidate.image)
             made.append(
                 Record(
                     id=candidate.id,
-                    image=image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(image),
+                    image=_below(folder, candidate.image),
                     perceptual=found.perceptual,
                     semantic=found.semantic,
                     source=candidate.source,
@@ -232,3 +231,26 @@ def records(table: Path, candidates: Iterable[Candidate], outcome: Outcome) -> l
                 )
             )
     return made
+
+
+def require_utf8(table: Path, candidates: Iterable[Candidate]) -> None:
+    """Raise TrainingError now, before anything is paid for, where ``table`` could not hold the path of an image."""
+    folder = _folder(table)
+    for candidate in candidates:
+        image = _below(folder, candidate.image)
+        try:
+            image.encode()
+        except UnicodeEncodeError as error:
+            raise TrainingError(
+                f"{image} is not named in UTF-8, as {table} needs it. Rename it, or write the table to a folder above."
+            ) from error
+
+
+def _folder(table: Path) -> Path:
+    """Where a link stands, for the table will take its place."""
+    return table.parent.resolve()
+
+
+def _below(folder: Path, image: str) -> str:
+    path = Path(image)
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else image

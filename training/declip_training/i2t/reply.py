@@ -13,6 +13,7 @@ from .vocabulary import words
 
 KEYS = ("perceptual", "semantic")
 _LONGEST_REPLY = 20_000
+_END_OF_THOUGHT = "</think>"  # where it begins is often in the prompt, not in the reply
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {key: {"type": "string"} for key in KEYS},
@@ -58,12 +59,13 @@ class Judge:
 def parse(reply: str) -> Descriptions:
     """Read the one JSON object of a reply: exactly the two keys, each a text that is not empty.
 
-    Prose and code fences around the object are passed over. Raises ReplyError where there is no object, more than one,
-    or another schema.
+    Prose and code fences around the object are passed over, and what a reasoning model thinks before it, which may
+    hold drafts. Raises ReplyError where there is no object, more than one, or another schema.
     """
-    if len(reply) > _LONGEST_REPLY:
-        raise ReplyError(f"the reply has {len(reply)} characters, more than {_LONGEST_REPLY}")
-    objects = list(_objects(reply))
+    answer = reply.rpartition(_END_OF_THOUGHT)[2]
+    if len(answer) > _LONGEST_REPLY:
+        raise ReplyError(f"the reply has {len(answer)} characters, more than {_LONGEST_REPLY}")
+    objects = list(_objects(answer))
     if not objects:
         raise ReplyError("no JSON object in the reply")
     if len(objects) > 1:

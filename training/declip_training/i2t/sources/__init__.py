@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from declip_runtime.errors import TrainingError
 from declip_training.i2t.tally import Tally
@@ -129,8 +129,12 @@ def _entries(source: Source, tally: Tally, columns: Columns) -> Iterable[tuple[s
 
 def _inside(folder: Path, name: str) -> Path | None:
     """The image's path; None where an annotation file points out of the folder, whose files are sent to an endpoint."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return None if path.is_absolute() or Path(name).drive or ".." in path.parts else folder / path
+    path = Path(name.replace("\\", "/"))
+    if ".." in path.parts:
+        return None
+    if path.anchor:
+        return path if any(path.is_relative_to(root) for root in (folder.absolute(), folder.resolve())) else None
+    return folder / path
 
 
 def _is_file(path: Path) -> bool:
