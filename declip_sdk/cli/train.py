@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from declip_runtime.cpu import available_cpus
-from declip_runtime.errors import TrainingError
+from declip_runtime.errors import DeclipError, TrainingError
 
+from .heif import register_heif
+from .invoke import WRONG_USE
 from .say import say
 from .stages import stage_progress
 from .text import visible
 
 if TYPE_CHECKING:
     from declip_training.train.run import Job
-    from declip_training.train.settings import TrainSettings
     from declip_training.train.world import World
 
 _EXTRA = "Training needs torch and open_clip. Run: pip install 'declip-sdk[train]'"
@@ -84,35 +85,42 @@ def command(**options: Any) -> None:
     except ImportError as error:
         raise TrainingError(_EXTRA) from error
     from declip_training.arithmetic import computes_in_bf16
-    from declip_training.i2t.records import read_records
-    from declip_training.train.settings import TrainSettings
     from declip_training.train.world import join
 
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     elif "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it
         torch.set_num_threads(available_cpus())
+    register_heif()
     with join(options["device"]) as (world, device):
         if options["precision"] == "auto":
             options["precision"] = "bf16" if computes_in_bf16(device) else "fp32"
-        settings = TrainSettings(**{f.name: options[f.name] for f in fields(TrainSettings)})
-        for table in filter(None, (options["records"], options["report"])):
-            read_records(table)  # before the tower is loaded
-        _train(options, settings, world, device, tell)
+        try:
+            _train(options, world, device, tell)
+        except DeclipError:
+            if world.leads:
+                raise
+            raise click.exceptions.Exit(WRONG_USE) from None  # the first process says what all of them know
 
 
-def _train(
-    options: dict[str, Any], settings: TrainSettings, world: World, device: Any, tell: Callable[[str], None]
-) -> None:
+def _train(options: dict[str, Any], world: World, device: Any, tell: Callable[[str], None]) -> None:
+    from declip_training.i2t.records import read_records
+    from declip_training.train.report import require_kinds
     from declip_training.train.run import Job, report_run, train
+    from declip_training.train.settings import TrainSettings
     from declip_training.train.towers import Towers
 
+    with world.together():
+        settings = TrainSettings(**{f.name: options[f.name] for f in fields(TrainSettings)})
+        require_kinds(options["kinds"])
+        for table in filter(None, (options["records"], options["report"])):
+            read_records(table)  # before the tower is loaded
+        tell(f"loading {options['tower']} ({options['pretrained']})")
+        towers = Towers.load(options["tower"], options["pretrained"], device, settings.precision)
     names = {f.name for f in fields(Job)} & options.keys()
     job = Job(
         **{**{n: options[n] for n in names}, "settings": settings, "threads": options["threads"] or available_cpus()}
     )
-    tell(f"loading {options['tower']} ({options['pretrained']})")
-    towers = Towers.load(options["tower"], options["pretrained"], device, settings.precision)
     warn: Callable[[str], None] = say if world.leads else lambda line: None
     with stage_progress(shown=world.leads) as progress:
         summary = train(job, towers, world, progress, warn)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from declip_runtime.engine_file import EngineFile
 from declip_sdk.cli import run
+from declip_sdk.cli.heif import register_heif
 
 from .command import DECLIP, in_terminal
 
@@ -126,12 +128,35 @@ def test_unreadable_images_stop_or_are_counted(arguments: Callable[..., list[str
         (["--report", "missing.jsonl"], "missing.jsonl does not exist"),
         (["--pretrained", "nothing"], "'nothing' is neither a file nor a pretrained tag"),
         (["--lr", "1e38", "--weight-decay", "0"], r"no finite number after step \d+\. Still good: .*best"),
+        (
+            ["--validation", "0", "--batch", "60", "--epochs", "1", "--lr", "1e30", "--weight-decay", "1e20"],
+            r"no finite number after step 1\. Nothing was written yet",
+        ),
     ],
 )
 def test_each_mistake_is_one_line(
     extra: list[str], message: str, arguments: Callable[..., list[str]], capfd: Any
 ) -> None:
     assert re.search(message, refused(arguments(*extra), capfd))
+
+
+def test_a_report_of_unknown_distortions_is_refused_before_the_training(
+    arguments: Callable[..., list[str]], table: Path, tmp_path: Path, capfd: Any
+) -> None:
+    assert "no distortion rain. Use blur" in refused(arguments("--report", table, "--report-kind", "rain"), capfd)
+    assert not (tmp_path / "run").exists()
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(
+    arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    registered: list[str] = []
+    opener = SimpleNamespace(register_heif_opener=lambda: registered.append("heif"))
+    monkeypatch.setitem(sys.modules, "pillow_heif", opener)
+    register_heif.cache_clear()
+    refused(arguments("--device", "toaster"), capfd)
+    register_heif.cache_clear()
+    assert registered == ["heif"]
 
 
 @pytest.mark.parametrize(

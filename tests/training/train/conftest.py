@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -34,6 +35,12 @@ def small(**changes: Any) -> TrainSettings:
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """JSON lines beside their images; do not change them."""
     return write_table(tmp_path_factory.mktemp("i2t"), 120)
+
+
+@pytest.fixture
+def place(table: Path, tmp_path: Path) -> Path:
+    """A copy of the table that may be damaged."""
+    return Path(shutil.copytree(table.parent, tmp_path / "i2t")) / table.name
 
 
 def write_table(folder: Path, count: int) -> Path:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,12 @@ import pytest
 import torch
 from PIL import Image
 
-from declip_runtime.errors import TrainingError
+from declip_runtime.errors import ImageDecodeError, TrainingError
 from declip_training.i2t.records import Record, read_records
 from declip_training.train import bank as bank_module
 from declip_training.train.bank import Bank, BankBuilder
 from declip_training.train.crops import RandomCrops
+from declip_training.train.sole import sole
 from declip_training.train.towers import Towers
 from declip_training.train.world import World
 
@@ -31,12 +35,6 @@ from .conftest import environment
 @pytest.fixture(autouse=True)
 def blocks_of_32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank_module, "BLOCK", 32)
-
-
-@pytest.fixture
-def place(table: Path, tmp_path: Path) -> Path:
-    """A copy of the table that may be damaged."""
-    return Path(shutil.copytree(table.parent, tmp_path / "i2t")) / table.name
 
 
 def builder(table: Path, folder: Path, towers: Towers, records: list[Record] | None = None, **more: Any) -> BankBuilder:
@@ -89,7 +87,7 @@ def test_a_killed_build_does_the_rest_only(table: Path, towers: Towers, tmp_path
     dying: Any = Counting(towers, dies_at=150)  # two blocks of 64 crops are done
     with pytest.raises(KilledError):
         build(table, tmp_path / "killed", dying)
-    assert len(list((tmp_path / "killed" / "blocks").iterdir())) == 2
+    assert len(list((tmp_path / "killed" / "blocks").glob("*.json"))) == 2
     rest: Any = Counting(towers)
     resumed = build(table, tmp_path / "killed", rest)
     assert rest.seen == 240 - 128
@@ -144,7 +142,7 @@ def test_kill_9_costs_a_block_and_no_bit(table: Path, tiny_config: Path, tmp_pat
 
 def test_ranks_share_the_blocks(table: Path, towers: Towers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = build(table, tmp_path / "whole", towers)
-    monkeypatch.setattr(World, "wait", lambda self: None)
+    monkeypatch.setattr(World, "_tell", lambda self, refusal: [refusal])
     first, second, both = (Counting(towers) for _ in range(3))
     make: Any = builder
     with pytest.raises(TrainingError, match="cannot be read"):  # the second's blocks are missing
@@ -225,6 +223,54 @@ def test_an_image_that_is_not_its_records_is_unreadable(place: Path, towers: Tow
     assert "SHA-256" in bank.unreadable[3]
 
 
+def test_a_stated_hash_counts_as_the_table_has_it_now(place: Path, towers: Towers, tmp_path: Path) -> None:
+    def verdict(stated: str) -> list[int]:
+        records = read_records(place)
+        records[3] = dataclasses.replace(records[3], image_sha256=stated)
+        return list(build(place, tmp_path / "bank", counting, records).unreadable)
+
+    counting: Any = Counting(towers)
+    right = hashlib.sha256((place.parent / "3.png").read_bytes()).hexdigest()
+    assert [verdict(stated) for stated in ("0" * 64, right.upper(), "", "1" * 64)] == [[3], [], [], [3]]
+    assert counting.seen == 240, "no image is read twice"
+
+
+def test_an_image_that_can_be_read_now_though_its_file_is_the_same(
+    place: Path, towers: Towers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when pillow-heif was installed since."""
+
+    def opens(self: RandomCrops, path: Path) -> Image.Image:
+        if path.name == "40.png":
+            raise ImageDecodeError(f"{path} cannot be read yet")
+        return original(self, path)
+
+    original = RandomCrops.open
+    monkeypatch.setattr(RandomCrops, "open", opens)
+    assert list(build(place, tmp_path / "bank", towers).unreadable) == [40]
+    moved = Path(shutil.move(place.parent, tmp_path / "moved")) / place.name
+    still: Any = Counting(towers)
+    assert str(moved.parent / "40.png") in build(moved, tmp_path / "bank", still).unreadable[40]
+    assert still.seen == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(bank_module, "BLOCK", 32)
+    assert not build(moved, tmp_path / "bank", towers).unreadable
+
+
+def test_a_bank_that_another_run_makes_is_waited_for(table: Path, towers: Towers, tmp_path: Path) -> None:
+    with ExitStack() as other:
+        other.enter_context(sole(tmp_path / "bank" / "blocks", World()))
+        told: list[str] = []
+
+        def say(line: str) -> None:
+            told.append(line)
+            other.close()
+
+        builder(table, tmp_path / "bank", towers).build(World(), lambda *_: None, say)
+    assert len(told) == 1
+    assert f"in use by another run (process {os.getpid()} on " in told[0]
+
+
 def test_whatever_a_photo_folder_holds(hostile: Any, towers: Towers, tmp_path: Path) -> None:
     paths = {**hostile.good, **{name: path for name, (path, _) in hostile.bad.items()}}
     records = [Record(str(i), str(path), "look", "content") for i, path in enumerate(paths.values())]
@@ -275,10 +321,15 @@ def test_a_folder_with_other_things_is_left_alone(table: Path, towers: Towers, t
     assert (tmp_path / "mine" / "images.npy").read_text() == "precious"
 
 
-@pytest.mark.parametrize("name", ["bank.json", "texts.npy", "blocks/00001.json"])
-def test_a_damaged_bank_is_one_error(name: str, table: Path, towers: Towers, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("bank.json", "{broken"), ("bank.json", "{}"), ("texts.npy", "{broken"), ("images.npy", ""),
+     ("blocks/00001.json", "{broken"), ("blocks/00001.json", "{}"), ("blocks/00001.json", "[]")],
+)  # fmt: skip
+def test_a_damaged_bank_is_one_error(name: str, content: str, table: Path, towers: Towers, tmp_path: Path) -> None:
     build(table, tmp_path / "bank", towers)
-    (tmp_path / "bank" / name).write_text("{broken")
+    (tmp_path / "bank" / "blocks" / "00000.json").unlink()  # which is to be built again
+    (tmp_path / "bank" / name).write_text(content)
     with pytest.raises(TrainingError, match=name.rpartition("/")[2]):
         build(table, tmp_path / "bank", towers)
 

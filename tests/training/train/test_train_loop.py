@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -20,11 +22,13 @@ from declip_runtime.errors import CheckpointError, TrainingError
 from declip_training.losses import image_to_text
 from declip_training.model.checkpoint import load_projectors
 from declip_training.model.projector import Projector
+from declip_training.train.curves import Curves
 from declip_training.train.loop import Heads, Reporting, Trainer
 from declip_training.train.report import retrieval
 from declip_training.train.run import Job, train
 from declip_training.train.run_folder import RunFolder
 from declip_training.train.schedule import epoch_order
+from declip_training.train.sole import sole
 from declip_training.train.source import BankSource
 from declip_training.train.towers import Towers
 from declip_training.train.world import World
@@ -189,6 +193,52 @@ def test_a_finished_run_trains_nothing(table: Path, towers: Towers, tmp_path: Pa
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
 
 
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next run end in a step, as by Ctrl+C."""
+    one = Trainer._one
+
+    def interrupted(self: Trainer, number: int) -> dict[str, float]:
+        if number == step:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return one(self, number)
+
+    monkeypatch.setattr(Trainer, "_one", interrupted)
+
+
+def test_a_run_goes_on_with_the_images_it_began_with_wherever_they_lie(
+    place: Path, towers: Towers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(4, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(job(place, tmp_path / "run"), towers, WORLD)
+    shutil.rmtree(tmp_path / "run" / "bank")
+    moved = Path(shutil.move(place.parent, tmp_path / "moved")) / place.name
+    picture = (moved.parent / "7.png").read_bytes()
+    shutil.copy(moved.parent / "8.png", moved.parent / "7.png")
+    with pytest.raises(TrainingError, match=r"another run: images_sha256 is .* or another folder with -o"):
+        train(job(moved, tmp_path / "run"), towers, WORLD)
+    shutil.rmtree(tmp_path / "run" / "bank")
+    (moved.parent / "7.png").write_bytes(picture)
+    assert train(job(moved, tmp_path / "run"), towers, WORLD)["steps"] == 8
+
+
+def test_a_run_has_its_folder_for_itself(table: Path, towers: Towers, tmp_path: Path) -> None:
+    with (
+        sole(tmp_path / "run", WORLD),
+        pytest.raises(TrainingError, match=rf"run is in use by another run \(process {os.getpid()} on .*-o"),
+    ):
+        train(job(table, tmp_path / "run"), towers, WORLD)
+    assert train(job(table, tmp_path / "run"), towers, WORLD)["steps"] == 8
+
+
+def test_a_kill_before_the_summary_costs_nothing_of_it(table: Path, towers: Towers, tmp_path: Path) -> None:
+    summary = train(job(table, tmp_path / "run"), towers, WORLD)
+    (tmp_path / "run" / "summary.json").unlink()
+    assert "loss" in summary
+    assert train(job(table, tmp_path / "run"), towers, WORLD) == summary
+
+
 def test_another_configuration_in_the_same_folder_is_refused_by_name(
     table: Path, towers: Towers, tmp_path: Path
 ) -> None:
@@ -261,6 +311,28 @@ def test_tensorboard_has_the_curves(table: Path, towers: Towers, tmp_path: Path)
     assert [e.step for e in events.Scalars("loss")] == list(range(1, 9))
 
 
+def test_curves_of_a_resumed_run_repeat_no_step(
+    table: Path, towers: Towers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stop_at(5, monkeypatch)  # two steps after the state
+    with pytest.raises(KeyboardInterrupt):
+        train(job(table, tmp_path / "run", tensorboard=True), towers, WORLD)
+    train(job(table, tmp_path / "run", tensorboard=True), towers, WORLD)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss")] == list(range(1, 9))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_curves_on_a_full_disk_are_one_error(tmp_path: Path) -> None:
+    curves = Curves(tmp_path)
+    curves._path = Path("/dev/full")
+    with pytest.raises(TrainingError, match="cannot write /dev/full: No space left on device"):
+        curves.write(1, {"loss": 1.0})
+
+
 def test_kill_9_at_any_time_resumes_to_the_same_bits(table: Path, tiny_config: Path, tmp_path: Path) -> None:
     def command(folder: Path) -> list[str | Path]:
         options = "--pretrained random --epochs 250 --batch 40 --lr 1e-3 --latent 16 --validation 0.2 --learn-tau"
@@ -304,6 +376,6 @@ def test_the_identity_of_a_run_is_all_that_decides_its_weights(table: Path, towe
     train(job(table, tmp_path / "run"), towers, WORLD)
     stated = json.loads((tmp_path / "run" / "run.json").read_text())
     assert set(vars(small())) <= set(stated)
-    assert {"records_sha256", "clip_sha256", "used_sha256", "init_sha256"} <= set(stated)
+    assert {"records_sha256", "clip_sha256", "used_sha256", "images_sha256", "init_sha256"} <= set(stated)
     more = replace(job(table, tmp_path / "run"), threads=1, log_every=7, save_every=100)
     assert train(more, towers, WORLD)["already"]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import socket
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import distributed
 
 from declip_runtime.errors import TrainingError
+from declip_sdk.cli import run
 from declip_training.train.loop import steps_per_epoch
+from declip_training.train.world import World, join
 
 from .conftest import declip, environment
 
@@ -40,9 +45,7 @@ def test_two_gloo_processes_give_the_single_process_result(
         return ["train", table, "--tower", tiny_config, "-o", folder, *OPTIONS.split(), *extra.split()]
 
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    process = declip(command(alone))
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
+    assert run([str(argument) for argument in command(alone)]) == 0
     results = together(command(shared))
     assert [code for code, _, _ in results] == [0, 0], results
     assert results[0][1].startswith(str(shared / "best.safetensors"))
@@ -55,8 +58,36 @@ def test_two_gloo_processes_give_the_single_process_result(
     for key, tensor in one.items():
         if key.startswith("module"):
             torch.testing.assert_close(two[key], tensor, atol=2e-5, rtol=1e-3, msg=lambda m, key=key: f"{key}: {m}")
+    if "symmetric" in extra:
+        (first, _, errors), second = together([*command(shared), "--tau", "0.1"])
+        assert [line for line in errors.splitlines() if not line.startswith("  ")] == [errors.splitlines()[-1]]
+        assert "belongs to another run: tau is 0.1, was 0.07" in errors
+        assert (first, *second) == (2, 2, "", "")
     logs = [[json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()] for f in (alone, shared)]
     assert logs[0][-1]["validation"] == pytest.approx(logs[1][-1]["validation"], rel=1e-4)
+
+
+def test_a_process_waits_as_long_as_another_makes_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "init_process_group", lambda backend, **options: given.update(options))
+    for name, value in (("get_rank", 0), ("get_world_size", 2), ("destroy_process_group", None)):
+        monkeypatch.setattr(distributed, name, lambda value=value: value)
+    with join("cpu"):
+        assert timedelta(days=7) < given["timeout"] < timedelta(milliseconds=2**31)
+
+
+@pytest.mark.parametrize("own", [None, "mine"])
+def test_what_one_process_refuses_all_do(own: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "_tell", lambda self, refusal: ["the leader's", refusal])
+    with pytest.raises(TrainingError, match=own or "the leader's"):
+        _refuse(World(1, 2), own)
+
+
+def _refuse(world: World, own: str | None) -> None:
+    with world.together():
+        if own:
+            raise TrainingError(own)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:

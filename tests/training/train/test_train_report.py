@@ -19,6 +19,7 @@ from declip_training.evaluation.ladders import LADDERS
 from declip_training.i2t.records import read_records
 from declip_training.train.report import Measured, disentanglement, measure, movement, retrieval
 from declip_training.train.run import Job, report_run, train
+from declip_training.train.schedule import held_out
 from declip_training.train.towers import Towers
 from declip_training.train.world import World
 
@@ -130,6 +131,13 @@ def test_a_run_is_reported_with_what_must_be_known(table: Path, towers: Towers, 
     for name in ("retrieval.png", "movement.png"):
         with Image.open(folder / name) as plot:
             assert np.asarray(plot.convert("L")).std() > 10
+
+    rows = [json.loads(line) for line in table.read_text().splitlines()[:6]]
+    renamed = [json.dumps({**row, "id": f"new {row['id']}", "image": str(table.parent / row["image"])}) for row in rows]
+    (tmp_path / "renamed.jsonl").write_text("\n".join(renamed))
+    folder = report_run(job, towers, tmp_path / "renamed.jsonl", kinds=("blur",))
+    same = json.loads((folder / "report.json").read_text())["trained_on"]
+    assert same == 6 - held_out([row["id"] for row in rows], job.settings.validation).sum() > 0
 
 
 def test_hostile_reports(table: Path, towers: Towers) -> None:

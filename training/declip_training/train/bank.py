@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from declip_runtime.errors import TrainingError
 from declip_training.files import differences, read_json, replacing, write_json, writing
 from declip_training.i2t.records import Record
 
+from .block import Block
 from .crops import RandomCrops
-from .images import FileFacts, Read, in_order, read_image
+from .images import Read, another_image, in_order, read_image
 from .schedule import Rows
+from .sole import sole
 from .towers import Towers
 from .world import World
 
@@ -44,7 +46,8 @@ class Bank:
     """A finished bank, memory-mapped.
 
     ``usable`` are the rows whose image could be read, ``unreadable`` says why the others could not. ``cut`` texts were
-    longer than the text tower reads (None: unknown), ``gone`` images were there once and are not now.
+    longer than the text tower reads (None: unknown), ``gone`` images were there once and are not now. ``sha256`` are
+    the images' hashes by row, empty where nothing was read.
     """
 
     folder: Path
@@ -54,6 +57,7 @@ class Bank:
     unreadable: dict[int, str]
     cut: int | None
     gone: int
+    sha256: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,52 +90,56 @@ class BankBuilder:
             "std": list(preprocess.std),
         }
 
-    def build(self, world: World, progress: Progress) -> Bank:
+    def build(self, world: World, progress: Progress, say: Callable[[str], None] = lambda line: None) -> Bank:
         """Build what is missing, this process its share of the blocks, and open the bank.
 
-        Raises TrainingError where the folder holds another bank (naming what differs), where an image has changed
-        since, and where the disk is full; what was done stays.
+        Where another run is at it, ``say`` is told and its end waited for. Raises TrainingError where the folder holds
+        another bank (naming what differs), where an image has changed since, and where the disk is full; what was done
+        stays.
         """
-        if world.leads:
-            self._prepare()
-        world.wait()
-        # by number, not by what is missing: others are finishing blocks already
-        mine = [n for n in range(world.rank, self._blocks(), world.size) if not self._marker(n).is_file()]
-        total = sum(len(self._rows(number)) for number in mine)
-        done = 0
-        for number in mine:
-            self._build_block(number, lambda n, before=done: progress("features", before + n, total))  # type: ignore[misc]
-            done += len(self._rows(number))
-        world.wait()
-        return self._open()
+        with world.together():
+            self._require_room()
+        with sole(self.folder / "blocks", world, say):
+            with world.together():
+                if world.leads:
+                    self._prepare()
+            # by number, not by what is missing: others are finishing blocks already
+            mine = [n for n in range(world.rank, self._blocks(), world.size) if not self._marker(n).is_file()]
+            total = sum(len(self._rows(number)) for number in mine)
+            done = 0
+            with world.together():
+                for number in mine:
+                    self._build_block(number, lambda n, before=done: progress("features", before + n, total))  # type: ignore[misc]
+                    done += len(self._rows(number))
+            return self._open()
 
     def _blocks(self) -> int:
         return -(-len(self.records) // BLOCK)
 
     def _rows(self, number: int) -> range:
-        return range(number * BLOCK, min(len(self.records), (number + 1) * BLOCK))
+        return _rows(number, len(self.records))
 
     def _marker(self, number: int) -> Path:
-        return self.folder / "blocks" / f"{number:05}.json"
+        return _marker(self.folder, number)
+
+    def _require_room(self) -> None:
+        if self.folder.is_dir() and not (self.folder / "blocks").is_dir() and any(self.folder.iterdir()):
+            raise TrainingError(f"{self.folder} is not empty and no feature bank. Name another folder with --bank.")
 
     def _prepare(self) -> None:
         """Create the files, or check that they are of this bank and its images unchanged."""
         stated, key = self.folder / "bank.json", self.key()
         if stated.is_file():
-            if unlike := differences(read_json(stated)["key"], key):
+            if unlike := differences(_stated(self.folder)["key"], key):
                 raise TrainingError(
                     f"{self.folder} holds features of another tower or other data: {unlike}. Name another folder with "
                     "--bank, or remove this one."
                 )
+            self._features()
             self._check_images()
             return
-        blocks = self.folder / "blocks"
-        if self.folder.is_dir() and not blocks.is_dir() and any(self.folder.iterdir()):
-            raise TrainingError(f"{self.folder} is not empty and no feature bank. Name another folder with --bank.")
-        with writing(self.folder):
-            blocks.mkdir(parents=True, exist_ok=True)
-            for marker in blocks.glob("[0-9]*.json"):  # of a bank whose bank.json was removed
-                marker.unlink()
+        for marker in (self.folder / "blocks").glob("[0-9]*.json"):  # of a bank whose bank.json was removed
+            marker.unlink()
         dim = self.towers.texts([""]).shape[1]
         _allocate(self.folder / "texts.npy", (len(self.records), 2, dim))
         if self.count:
@@ -139,25 +147,35 @@ class BankBuilder:
         write_json(stated, {"key": key, "dim": dim})
 
     def _check_images(self) -> None:
+        """Have blocks built again in which an image can be read now that could not; refuse images that changed."""
         changed = []
         for number in range(self._blocks()):
-            if not self._marker(number).is_file():
+            marker, rows = self._marker(number), self._rows(number)
+            if not marker.is_file():
                 continue
-            block = read_json(self._marker(number))
-            for row, facts in zip(self._rows(number), block["files"], strict=True):
+            block = Block.read(marker, rows)
+            reasons = self._read_again(list(block.unreadable))
+            if reasons.keys() < block.unreadable.keys():
+                marker.unlink(missing_ok=True)
+                continue
+            if reasons != block.unreadable:
+                replace(block, unreadable=reasons).write(marker)
+            for row, facts in zip(rows, block.files, strict=True):
                 path = self.root / self.records[row].image
-                same = None if facts is None else FileFacts(*facts).hold(path)
-                if str(row) in block["unreadable"]:
-                    if same is False or (facts is None and path.is_file()):  # it was repaired: read the block again
-                        self._marker(number).unlink(missing_ok=True)
-                        break
-                elif same is False:
+                if row not in reasons and facts is not None and facts.hold(path) is False:
                     changed.append(str(path))
         if changed:
             raise TrainingError(
-                f"{len(changed):,} images have changed since {self.folder} was made: {_first(changed)}. Put them back, "
-                "name another folder with --bank, or remove this one."
+                f"{len(changed):,} images have changed since {self.folder} was made: {_first(changed)}. Put them back; "
+                "or, to train on what they are now, remove this folder or name another with --bank, and give another "
+                "-o if training had begun."
             )
+
+    def _read_again(self, rows: Sequence[int]) -> dict[int, str]:
+        """Why images cannot be read; those that can are not in it."""
+        job = partial(read_image, folder=self.root, crops=self.crops, numbers=())
+        results = in_order(job, [self.records[row] for row in rows], self.threads)
+        return {row: result.reason for row, result in zip(rows, results, strict=True) if result.reason}
 
     def _build_block(self, number: int, progress: Callable[[int], None]) -> None:
         rows = self._rows(number)
@@ -189,24 +207,62 @@ class BankBuilder:
         progress(len(records))
         if self.count:
             _write_rows(self.folder / "images.npy", rows, images, self.records)
-        facts = [None if r.facts is None else list(asdict(r.facts).values()) for r in read]
-        reasons = {str(rows[index]): r.reason for index, r in enumerate(read) if r.reason}
-        marker = {"files": facts, "unreadable": reasons, "cut": self.towers.count_cut(described)}
-        with replacing(self._marker(number)) as path:
-            path.write_text(json.dumps(marker, ensure_ascii=True), encoding="ascii")
+        reasons = {row: r.reason for row, r in zip(rows, read, strict=True) if r.reason}
+        Block([r.facts for r in read], reasons, self.towers.count_cut(described)).write(self._marker(number))
 
     def _open(self) -> Bank:
-        blocks = [read_json(self._marker(number)) for number in range(self._blocks())]
-        unreadable = {int(row): reason for block in blocks for row, reason in block["unreadable"].items()}
+        images, texts = self._features()
+        blocks = [Block.read(self._marker(number), self._rows(number)) for number in range(self._blocks())]
+        files = [facts for block in blocks for facts in block.files]
+        unreadable = {row: reason for block in blocks for row, reason in block.unreadable.items()}
+        for row, (record, facts) in enumerate(zip(self.records, files, strict=True)):
+            # of the table as it is now, not of the one that the bank was made from
+            if row not in unreadable and (reason := another_image(record, self.root / record.image, facts)):
+                unreadable[row] = reason
         usable = np.array([row for row in range(len(self.records)) if row not in unreadable], np.int64)
         gone = sum(not (self.root / self.records[row].image).is_file() for row in usable)
-        dim = read_json(self.folder / "bank.json")["dim"]
-        texts = _map(self.folder / "texts.npy", (len(self.records), 2, dim))
-        shape = (len(self.records), self.count, dim)
+        counts = [block.cut for block in blocks]
+        cut = None if None in counts else sum(count for count in counts if count is not None)
+        hashes = tuple("" if facts is None else facts.sha256 for facts in files)
+        return Bank(self.folder, images, texts, usable, unreadable, cut, gone, hashes)
+
+    def _features(self) -> tuple[Halves, Halves]:
+        dim, records = _stated(self.folder)["dim"], len(self.records)
+        shape = (records, self.count, dim)
         images = _map(self.folder / "images.npy", shape) if self.count else np.zeros(shape, np.float16)
-        counts = [block["cut"] for block in blocks]
-        cut = None if None in counts else sum(counts)
-        return Bank(self.folder, images, texts, usable, unreadable, cut, gone)
+        return images, _map(self.folder / "texts.npy", (records, 2, dim))
+
+
+def images_known(folder: Path, records: Sequence[Record]) -> list[str]:
+    """SHA-256 of the images of ``records``, as far as their bank is in ``folder`` and has read them; else empty."""
+    hashes = [""] * len(records)
+    if not (folder / "bank.json").is_file():
+        return hashes
+    if _stated(folder)["key"].get("records_sha256") != records_sha256(records):
+        return hashes
+    for number in range(-(-len(records) // BLOCK)):
+        rows = _rows(number, len(records))
+        if _marker(folder, number).is_file():
+            files = Block.read(_marker(folder, number), rows).files
+            hashes[rows.start : rows.stop] = ["" if facts is None else facts.sha256 for facts in files]
+    return hashes
+
+
+def _rows(number: int, records: int) -> range:
+    return range(number * BLOCK, min(records, (number + 1) * BLOCK))
+
+
+def _marker(folder: Path, number: int) -> Path:
+    return folder / "blocks" / f"{number:05}.json"
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    path = folder / "bank.json"
+    stated: dict[str, Any] = read_json(path)
+    match stated:
+        case {"key": dict(), "dim": int()}:
+            return stated
+    raise TrainingError(f"{path} is not of a feature bank. Name another folder with --bank.")
 
 
 def records_sha256(records: Sequence[Record]) -> str:
@@ -238,7 +294,7 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> None:
 def _map(path: Path, shape: tuple[int, ...]) -> Halves:
     try:
         mapped: Halves = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise TrainingError(f"{path} cannot be read: {error}. Remove its folder and run again.") from error
     if mapped.shape != shape or mapped.dtype != np.float16:
         raise TrainingError(f"{path} is {mapped.dtype} {mapped.shape}, not {shape}. Remove its folder and run again.")

@@ -64,6 +64,13 @@ class Read:
     reason: str = ""
 
 
+def another_image(record: Record, path: Path, facts: FileFacts | None) -> str:
+    """Why the file at ``path`` is not the image that ``record`` states; empty where it is, or none is stated."""
+    if facts is None or not record.image_sha256 or record.image_sha256.lower() == facts.sha256:
+        return ""
+    return f"{str(path)!r} is not the image of its record: SHA-256 differs."
+
+
 def read_image(record: Record, folder: Path, crops: RandomCrops, numbers: Iterable[int]) -> Read:
     """Read the image of ``record``, relative to ``folder``, and cut the crops with these numbers."""
     path = folder / record.image
@@ -72,8 +79,6 @@ def read_image(record: Record, folder: Path, crops: RandomCrops, numbers: Iterab
         image = crops.open(path)
     except ImageError as error:
         return Read([], facts, str(error))
-    if facts is not None and record.image_sha256 and record.image_sha256.lower() != facts.sha256:
-        return Read([], facts, f"{str(path)!r} is not the image of its record: SHA-256 differs.")
     return Read(crops.of(image, record.id, numbers), facts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,10 @@ from .source import FeatureSource
 from .world import World
 
 _LARGEST_SCALE = 100.0  # CLIP's bound on 1 / tau
+_LOSSES = ("loss", "perceptual", "semantic", "lr")  # what a step tells
+
+_Features = tuple[Tensor, tuple[Tensor, Tensor]]
+"""Images; perceptual and semantic texts."""
 
 
 class Heads(nn.Module):
@@ -86,7 +91,7 @@ class Trainer:
         device: torch.device,
         reporting: Reporting,
     ) -> None:
-        (self._train, validation), self._settings = split, settings
+        (self._train, self._validation), self._settings = split, settings
         self._heads, self._source = heads.to(device), source
         self._folder, self._save, self._world, self._device = folder, save, world, device
         self._report, self._best = reporting, Best()
@@ -100,37 +105,56 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(groups, settings.lr, fused=True)
         self._dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
         self._order: tuple[int, Rows] = (-1, self._train)
-        self._judged = self._fetch(np.sort(validation), None) if len(validation) and world.leads else None
+        self._judged: _Features | None = None
 
     def run(self) -> dict[str, float]:
         """Train, or go on, to the last step; returns the last losses and the best step.
 
         Raises TrainingError for a loss or weights that are not finite, with the step and what is still good.
         """
-        step = self._resume()
+        with self._world.together():
+            step = self._begin()
         began, first = time.monotonic(), step
-        if step == 0:
-            self._evaluate(0)
-        losses: dict[str, float] = {}
+        losses = self._folder.logged(step, _LOSSES)  # of a run that was killed after its last step
         while step < self.steps:
             losses = self._one(step)
             step += 1
-            self._require_finite(losses["loss"], step)
-            if not self._world.leads:
-                continue
-            rate = (step - first) / max(time.monotonic() - began, 1e-9)
-            self._report.progress("training", step, self.steps)
-            ends_epoch = step % self.steps_per_epoch == 0
-            if step % self._report.log_every == 0 or step == self.steps:
-                remaining = {"steps_per_s": round(rate, 3), "remaining_s": round((self.steps - step) / rate, 1)}
-                self._log(step, {**losses, "tau": self._heads.tau}, remaining)
-            if step == self.steps or (ends_epoch and step // self.steps_per_epoch % self._settings.evaluate_every == 0):
-                self._evaluate(step)
-            if step % self._report.save_every == 0 or step == self.steps:
-                self._keep(step)
-        self._world.wait()
+            self._require(math.isfinite(losses["loss"]), step)
+            if self._world.leads:
+                self._report.progress("training", step, self.steps)
+            self._record(step, losses, (step - first) / max(time.monotonic() - began, 1e-9))
         best = {"best_step": float(self._best.step), "best_validation": float(self._best.loss)}
         return {**losses, "tau": self._heads.tau, **best} if self._judged else {**losses, "tau": self._heads.tau}
+
+    def _begin(self) -> int:
+        """The number of finished steps; before the first, the validation loss of the heads as they are."""
+        if len(self._validation) and self._world.leads:
+            self._judged = self._fetch(np.sort(self._validation), None)
+        step = self._resume()
+        if step == 0:
+            self._evaluate(0)
+        return step
+
+    def _record(self, step: int, losses: dict[str, float], rate: float) -> None:
+        """Log, judge and keep what a step came to, each in its turn."""
+        last = step == self.steps
+        logs = last or step % self._report.log_every == 0
+        judges = last or step % (self.steps_per_epoch * self._settings.evaluate_every) == 0
+        keeps = last or step % self._report.save_every == 0
+        if not (logs or judges or keeps):
+            return
+        with self._world.together():
+            if judges or keeps:  # the loss is of the weights before the step
+                self._require(all(bool(torch.isfinite(p).all()) for p in self._learned), step)
+            if not self._world.leads:
+                return
+            if logs:
+                remaining = {"steps_per_s": round(rate, 3), "remaining_s": round((self.steps - step) / rate, 1)}
+                self._log(step, {**losses, "tau": self._heads.tau}, remaining)
+            if judges:
+                self._evaluate(step)
+            if keeps:
+                self._keep(step)
 
     def _resume(self) -> int:
         """The number of finished steps, with everything as it was then."""
@@ -158,7 +182,8 @@ class Trainer:
         rows = np.sort(self._order[1][within * settings.batch : (within + 1) * settings.batch])
         share = settings.batch // self._world.size
         first = self._world.rank * share
-        images, texts = self._fetch(rows[first : first + share], epoch)
+        with self._world.together() if settings.live else nullcontext():  # whose images may be gone
+            images, texts = self._fetch(rows[first : first + share], epoch)
         projected = self._project(images)
         scale = heads.log_scale.exp()
         losses = []
@@ -182,14 +207,14 @@ class Trainer:
         if settings.learn_tau:
             with torch.no_grad():
                 heads.log_scale.clamp_(0, math.log(_LARGEST_SCALE))
-        return {**dict(zip(("loss", "perceptual", "semantic"), parts.tolist(), strict=True)), "lr": rate}
+        return dict(zip(_LOSSES, [*parts.tolist(), rate], strict=True))
 
     def _project(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Both embeddings float32 [b, D], not normalised."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
             return self._heads.perceptual(images).float(), self._heads.semantic(images).float()
 
-    def _fetch(self, rows: Rows, epoch: int | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _fetch(self, rows: Rows, epoch: int | None) -> _Features:
         """Images float32 [b, D]; T_p and T_s [b, D] in the dtype of matrix products."""
         images = self._source.images(rows, epoch).to(self._device).float()
         perceptual, semantic = (t.to(self._device, self._dtype) for t in self._source.texts(rows))
@@ -215,7 +240,7 @@ class Trainer:
         perceptual, semantic = (sums / len(images)).tolist()
         losses = {"validation_perceptual": perceptual, "validation_semantic": semantic}
         losses["validation"] = sum(losses.values())
-        self._require_finite(losses["validation"], step)
+        self._require(math.isfinite(losses["validation"]), step)
         best = losses["validation"] < float(self._best.loss)
         if best:
             self._best.loss.fill_(losses["validation"])
@@ -225,15 +250,13 @@ class Trainer:
 
     def _keep(self, step: int) -> None:
         """Write the state, from which a killed run goes on."""
-        if not all(bool(torch.isfinite(p).all()) for p in self._learned):
-            self._require_finite(math.nan, step)
         if step == self.steps:
             self._save(self._heads, self._folder.last)
         with replacing(self._folder.state) as partial:
             save_state(partial, {"heads": self._heads, "best": self._best}, self._optimizer, step)
 
-    def _require_finite(self, loss: float, step: int) -> None:
-        if math.isfinite(loss):
+    def _require(self, finite: bool, step: int) -> None:
+        if finite:
             return
         good = [str(p) for p in (self._folder.best, self._folder.state) if p.is_file()]
         left = f"Still good: {', '.join(good)}." if good else "Nothing was written yet."

@@ -8,7 +8,7 @@ that training did not see. The distortions are those of ``evaluation.ladders``, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,12 @@ class Measured:
     distortions: tuple[str, ...]
 
 
+def require_kinds(kinds: Iterable[str]) -> None:
+    """Raise TrainingError for distortions that do not exist."""
+    if unknown := set(kinds) - LADDERS.keys():
+        raise TrainingError(f"no distortion {', '.join(sorted(unknown))}. Use {', '.join(LADDERS)}.")
+
+
 def measure(
     towers: Towers,
     records: Sequence[Record],
@@ -70,8 +76,7 @@ def measure(
     Pictures are distorted at twice the resolution that the tower sees. Returns the embeddings and why images could not
     be read. Raises TrainingError for those unless ``skip_unreadable``, for an unknown kind, and below 2 records.
     """
-    if unknown := set(kinds) - LADDERS.keys():
-        raise TrainingError(f"no distortion {', '.join(sorted(unknown))}. Use {', '.join(LADDERS)}.")
+    require_kinds(kinds)
     # which ones are distorted follows from the ids, not from the order of the table
     ordered = sorted(records, key=lambda r: hashlib.sha256(r.id.encode("utf-8", "surrogatepass")).digest())
     conditions = [(f"{kind}, {strength}", LADDERS[kind][rung]) for kind in kinds for strength, rung in STRENGTHS]

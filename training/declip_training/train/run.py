@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,20 @@ import numpy.typing as npt
 from declip_runtime.errors import TrainingError
 from declip_training.evaluation.ladders import LADDERS
 from declip_training.files import replacing, write_json
-from declip_training.i2t.records import read_records
+from declip_training.i2t.records import Record, read_records
 from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors
 
-from .bank import Bank, BankBuilder, Progress, records_sha256
+from .bank import Bank, BankBuilder, Progress, images_known, records_sha256
 from .crops import RandomCrops
+from .curves import Curves
+from .images import FileFacts, in_order
 from .loop import Heads, Reporting, Trainer, steps_per_epoch
 from .report import disentanglement, measure
 from .report_files import write_report
 from .run_folder import RunFolder
 from .schedule import held_out
 from .settings import TrainSettings
+from .sole import sole
 from .source import BankSource, FeatureSource, LiveSource
 from .towers import Towers
 from .world import World
@@ -47,6 +50,11 @@ class Job:
     log_every: int = 50
     save_every: int = 500
 
+    @property
+    def bank_folder(self) -> Path:
+        """Where the feature bank is."""
+        return self.bank or self.folder / "bank"
+
 
 def train(
     job: Job,
@@ -60,14 +68,30 @@ def train(
     Raises TrainingError for everything in the data or the settings that cannot be trained on, CheckpointError for
     ``init`` projectors that are damaged or of another tower.
     """
-    folder, settings, records = RunFolder(job.folder), job.settings, read_records(job.records)
-    _split([r.id for r in records], settings, world)  # what cannot work shows before hours of features
-    start = None if job.init is None else _initial(job.init, towers, settings)
+    with world.together():
+        records = read_records(job.records)
+        _split([r.id for r in records], job.settings, world)  # what cannot work shows before hours of features
+        start = None if job.init is None else _initial(job.init, towers, job.settings)
+    with sole(job.folder, world):
+        return _train(job, towers, world, records, start, progress, say if world.leads else lambda line: None)
+
+
+def _train(
+    job: Job,
+    towers: Towers,
+    world: World,
+    records: Sequence[Record],
+    start: ProjectorCheckpoint | None,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    folder, settings = RunFolder(job.folder), job.settings
     identity = {**asdict(settings), **towers.identity(), "records_sha256": records_sha256(records)}
     identity["init_sha256"] = None if start is None else start.sha256
-    if world.leads:
-        folder.agree(identity)
-    world.wait()
+    with world.together():
+        if world.leads:
+            folder.agree(identity)
+        curves = Curves(job.folder / "tensorboard") if job.tensorboard and world.leads else None
     finished = folder.summary()
     if finished is not None:
         return {**finished, "already": True}
@@ -75,15 +99,15 @@ def train(
     root = job.records.resolve().parent
     crops = RandomCrops(towers.preprocess, settings.crop_side, settings.seed)
     count = 0 if settings.live else settings.crops
-    place = job.bank or job.folder / "bank"
-    bank = BankBuilder(place, records, root, towers, crops, count, job.threads).build(world, progress)
-    _tell(bank, len(records), job.skip_unreadable, say if world.leads else lambda line: None)
+    bank = BankBuilder(job.bank_folder, records, root, towers, crops, count, job.threads).build(world, progress, say)
+    _tell(bank, len(records), job.skip_unreadable, say)
     usable = bank.usable
     ids = [records[row].id for row in usable]
-    if world.leads:
-        used = hashlib.sha256("\n".join(ids).encode("utf-8", "surrogatepass")).hexdigest()
-        folder.agree({"used_records": len(usable), "used_sha256": used})
-    validates = _split(ids, settings, world)
+    with world.together():
+        if world.leads:
+            images = [bank.sha256[row] for row in usable]
+            folder.agree({"used_records": len(usable), "used_sha256": _sha256(ids), "images_sha256": _sha256(images)})
+        validates = _split(ids, settings, world)
 
     source: FeatureSource = (
         LiveSource(bank, records, root, towers, crops, job.threads)
@@ -100,25 +124,22 @@ def train(
         with replacing(path) as partial:
             save_projectors(partial, checkpoint)
 
-    with _Scalars(job.folder / "tensorboard" if job.tensorboard and world.leads else None) as scalars:
-        reporting = Reporting(progress, scalars.write, job.log_every, job.save_every)
-        trainer = Trainer(
-            heads,
-            source,
-            (usable[~validates], usable[validates]),
-            settings,
-            folder,
-            save,
-            world,
-            towers.device,
-            reporting,
-        )
-        result = trainer.run()
+    reporting = Reporting(progress, log_every=job.log_every, save_every=job.save_every)
+    if curves is not None:
+        reporting = replace(reporting, scalars=curves.write)
+    split = usable[~validates], usable[validates]
+    trainer = Trainer(heads, source, split, settings, folder, save, world, towers.device, reporting)
+    result = trainer.run()
     counts = {"train": int((~validates).sum()), "validation": int(validates.sum()), "unreadable": len(bank.unreadable)}
     summary = {"steps": trainer.steps, **counts, "texts_cut": bank.cut, **result}
-    if world.leads:
-        write_json(folder.summary_file, summary)
+    with world.together():
+        if world.leads:
+            write_json(folder.summary_file, summary)
     return summary
+
+
+def _sha256(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _split(ids: Sequence[str], settings: TrainSettings, world: World) -> npt.NDArray[np.bool_]:
@@ -167,33 +188,6 @@ def _tell(bank: Bank, total: int, skip: bool, say: Callable[[str], None]) -> Non
         say(f"{bank.gone:,} images are no longer there; their features in the bank are used.")
 
 
-class _Scalars:
-    """TensorBoard's event files in a folder, or nothing."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self._writer: Any = None
-        if folder is None:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise TrainingError("--tensorboard needs TensorBoard. Run: pip install tensorboard") from error
-        self._writer = SummaryWriter(str(folder))
-
-    def __enter__(self) -> _Scalars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Add one value to each curve."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-
-
 def report_run(
     job: Job,
     towers: Towers,
@@ -207,16 +201,19 @@ def report_run(
 
     Raises TrainingError for records that cannot be used.
     """
-    trained_on, settings = read_records(job.records), job.settings
-    inside = held_out([r.id for r in trained_on], settings.validation)
-    known = {r.id for r, validates in zip(trained_on, inside, strict=True) if not validates}
-    records = read_records(table)
+    with sole(job.folder, World()):
+        return _report(job, towers, table, tuple(LADDERS) if kinds is None else kinds, progress, say)
+
+
+def _report(
+    job: Job, towers: Towers, table: Path, kinds: Sequence[str], progress: Progress, say: Callable[[str], None]
+) -> Path:
+    records, root = read_records(table), table.resolve().parent
     checkpoint = load_projectors(RunFolder(job.folder).best)
     measured, reasons = measure(
-        towers, records, table.resolve().parent, kinds=tuple(LADDERS) if kinds is None else kinds,
-        skip_unreadable=job.skip_unreadable, threads=job.threads, progress=progress,
-    )  # fmt: skip
-    seen = sum(r.id in known for r in records)
+        towers, records, root, kinds=kinds, skip_unreadable=job.skip_unreadable, threads=job.threads, progress=progress
+    )
+    seen = _count_trained_on(job, records, root)
     notes = [f"{len(measured.clean):,} records of {table.name}, projectors {checkpoint.sha256[:12]} on {towers.tower}"]
     if seen:
         notes.append(f"**{seen:,} of the records were trained on**: this shows memory, not decoupling")
@@ -230,3 +227,15 @@ def report_run(
     folder = job.folder / "report"
     write_report(folder, {**result, "trained_on": seen, "notes": notes})
     return folder
+
+
+def _count_trained_on(job: Job, records: Sequence[Record], root: Path) -> int:
+    """How many of ``records`` the run was trained on: by their ids, and by what their images hold, whatever the id."""
+    known = read_records(job.records)
+    inside = held_out([r.id for r in known], job.settings.validation)
+    read = images_known(job.bank_folder, known)
+    trained = [(r, sha256) for r, sha256, validates in zip(known, read, inside, strict=True) if not validates]
+    ids, images = {r.id for r, _ in trained}, {sha256 for _, sha256 in trained if sha256}
+    files = in_order(FileFacts.of, [root / r.image for r in records], job.threads) if images else [None] * len(records)
+    pairs = zip(records, files, strict=True)
+    return sum(r.id in ids or (facts is not None and facts.sha256 in images) for r, facts in pairs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class RunFolder:
         unlike = differences({name: known[name] for name in both}, {name: facts[name] for name in both})
         if unlike and made:  # before the first step nothing is lost by changing one's mind
             raise TrainingError(
-                f"{self.path} belongs to another run: {unlike}. Give the same options, or another folder with -o."
+                f"{self.path} belongs to another run: {unlike}. Give the same options and data, or another folder "
+                "with -o."
             )
         if unlike or len(both) < len(facts):
             with writing(self.path):
@@ -55,13 +57,23 @@ class RunFolder:
         """Drop the log's lines of steps that a killed run did and this one will do again."""
         if not self.log_file.is_file():
             return
-        kept = []
-        for line in self.log_file.read_text(encoding="utf-8").splitlines():
-            try:
-                done = int(json.loads(line)["step"])
-            except (ValueError, KeyError, TypeError):  # cut off by the kill
-                continue
-            if done <= step:
-                kept.append(line + "\n")
+        kept = [line for line, values in self._lines() if values["step"] <= step]
         with replacing(self.log_file) as partial:
             partial.write_text("".join(kept), encoding="utf-8")
+
+    def logged(self, step: int, names: Sequence[str]) -> dict[str, float]:
+        """The named values of ``step``, as far as the log has them."""
+        values: dict[str, float] = {}
+        if self.log_file.is_file():
+            for _, line in self._lines():
+                values |= {name: line[name] for name in names if line["step"] == step and name in line}
+        return values
+
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                values = json.loads(line)
+                values["step"] = int(values["step"])
+            except (ValueError, KeyError, TypeError):  # cut off by the kill
+                continue
+            yield line + "\n", values

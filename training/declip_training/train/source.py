@@ -17,7 +17,7 @@ from declip_training.i2t.records import Record
 
 from .bank import Bank, Halves
 from .crops import RandomCrops
-from .images import in_order, read_image
+from .images import another_image, in_order, read_image
 from .schedule import Rows, crop_choice
 from .towers import Towers
 
@@ -93,8 +93,10 @@ class LiveSource:
 
     def _embed(self, rows: Rows, number: int) -> Tensor:
         job = partial(read_image, folder=self.root, crops=self.crops, numbers=(number,))
-        read = list(in_order(job, [self.records[row] for row in rows], self.threads))
-        if reasons := [r.reason for r in read if r.reason]:
+        records = [self.records[row] for row in rows]
+        read = list(in_order(job, records, self.threads))
+        wrong = (r.reason or another_image(o, self.root / o.image, r.facts) for o, r in zip(records, read, strict=True))
+        if reasons := [reason for reason in wrong if reason]:
             raise TrainingError(
                 f"{len(reasons):,} images can no longer be read: {reasons[0]} Put them back and give the command again."
             )

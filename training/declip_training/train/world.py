@@ -7,12 +7,15 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-from declip_runtime.errors import TrainingError
+from declip_runtime.errors import DeclipError, TrainingError
+
+_PATIENCE = timedelta(days=14)  # for one that makes features while others wait; gloo's limit is below 25
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,27 @@ class World:
         """Whether this process writes what is written once."""
         return self.rank == 0
 
-    def wait(self) -> None:
-        """Return when all processes are here."""
-        if self.size > 1:
-            distributed.barrier()
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave the block when all processes have: what one of them refuses in it, all of them do."""
+        own: DeclipError | None = None
+        try:
+            yield
+        except DeclipError as error:
+            own = error
+        everyones = self._tell(None if own is None else str(own))
+        if own is not None:
+            raise own
+        for refusal in everyones:
+            if refusal is not None:
+                raise TrainingError(refusal)
+
+    def _tell(self, refusal: str | None) -> list[str | None]:
+        if self.size == 1:
+            return [refusal]
+        everyones: list[str | None] = [None] * self.size
+        distributed.all_gather_object(everyones, refusal)
+        return everyones
 
     def gather(self, rows: Tensor) -> Tensor:
         """Rows [b, D] of all processes [size * b, D], in the order of ranks.
@@ -92,7 +112,7 @@ def join(device: str) -> Iterator[tuple[World, torch.device]]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     try:
-        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"cannot join {size} processes: {error}. Start them with torchrun, or unset WORLD_SIZE to train alone."
