@@ -210,10 +210,10 @@ def _report(
 ) -> Path:
     records, root = read_records(table), table.resolve().parent
     checkpoint = load_projectors(RunFolder(job.folder).best)
+    seen = _count_trained_on(job, records, root)
     measured, reasons = measure(
         towers, records, root, kinds=kinds, skip_unreadable=job.skip_unreadable, threads=job.threads, progress=progress
     )
-    seen = _count_trained_on(job, records, root)
     notes = [f"{len(measured.clean):,} records of {table.name}, projectors {checkpoint.sha256[:12]} on {towers.tower}"]
     if seen:
         notes.append(f"**{seen:,} of the records were trained on**: this shows memory, not decoupling")
@@ -235,7 +235,7 @@ def _count_trained_on(job: Job, records: Sequence[Record], root: Path) -> int:
     inside = held_out([r.id for r in known], job.settings.validation)
     read = images_known(job.bank_folder, known)
     trained = [(r, sha256) for r, sha256, validates in zip(known, read, inside, strict=True) if not validates]
-    ids, images = {r.id for r, _ in trained}, {sha256 for _, sha256 in trained if sha256}
+    ids, images = {r.id for r, _ in trained}, {sha256 or r.image_sha256.lower() for r, sha256 in trained} - {""}
     files = in_order(FileFacts.of, [root / r.image for r in records], job.threads) if images else [None] * len(records)
     pairs = zip(records, files, strict=True)
     return sum(r.id in ids or (facts is not None and facts.sha256 in images) for r, facts in pairs)
