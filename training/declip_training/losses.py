@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +19,14 @@ def image_to_text(images: Tensor, texts: Tensor, scale: Tensor | float, targets:
     if targets is None:
         targets = torch.arange(len(images), device=images.device)
     return F.cross_entropy(logits, targets)
+
+
+def indifference(images: Tensor, texts: Tensor, scale: Tensor | float) -> Tensor:
+    """How far ``images`` [B, D] are from finding all ``texts`` [M, D] alike, a scalar from 0.
+
+    Divergence of the softmax of ``scale * images @ texts.T`` from the uniform distribution, KL(uniform || softmax).
+    """
+    return -F.log_softmax(scale * images @ texts.T, dim=1).mean() - math.log(len(texts))
 
 
 def antonym_logit(images: Tensor, pair: Tensor, scale: Tensor | float) -> Tensor:

@@ -16,7 +16,7 @@ from .data.batches import BatchLabels
 from .data.descriptions import ANTONYMS, distortion_sentences, level_sentences, strength_of
 from .data.distortions import DISTORTIONS
 from .features import FeatureBatch
-from .losses import antonym_logit, image_to_text, ladder_loss, plcc_loss, soft_levels
+from .losses import antonym_logit, image_to_text, indifference, ladder_loss, plcc_loss, soft_levels
 
 ATTRIBUTE_WORDS = tuple(word for attribute in ATTRIBUTES for word in attribute.pair)
 RISE = 3.0
@@ -83,9 +83,9 @@ class PerceptualObjective:
 class RefiningObjective:
     """What a perceptual projector must satisfy on top of a tower that agrees with people already.
 
-    Ladders that the tower ranks wrongly fall, distorted photos match their sentences (T_p), and the ranking of the
-    rated photos and what the embedding says of attributes stay: fitted to their opinions once more, a projector only
-    learned the photos of the bank by heart.
+    Ladders that the tower ranks wrongly fall, distorted photos match their sentences (T_p), and captions (T_s) are all
+    alike: what a photo shows is for the semantic projector. The ranking of the rated photos and what the embedding says
+    of attributes stay: fitted to their opinions once more, a projector only learned the photos of the bank by heart.
     """
 
     def __init__(self, encode_text: Callable[[Sequence[str]], Tensor], seed: int) -> None:
@@ -109,7 +109,8 @@ class RefiningObjective:
         distorted = torch.cat([falling.flatten(0, 1), captioned])
         return {
             "ladder": 3.0 * ladder_loss(antonym_logit(falling, self._pair, scale), severities, margin=1.0),
-            "kept": F.mse_loss(*kept) + 0.5 * F.mse_loss(*axes),
+            "kept": 4.0 * F.mse_loss(*kept) + 2.0 * F.mse_loss(*axes),
+            "content": indifference(captioned, self._encode_text(labels.captions), scale),
             "distortion": 0.1 * image_to_text(distorted, self._encode_text(sentences), scale, _named(index, graded)),
         }
 

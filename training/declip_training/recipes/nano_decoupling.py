@@ -98,6 +98,27 @@ def to_markdown(table: Mapping[str, Mapping[str, float]]) -> str:
         f"- faulty: the same photos with faults of {len(UNSEEN)} kinds that training never made "
         f"({', '.join(UNSEEN)}; rung {RUNG} of 5).\n"
         "- moved: how far such a fault moves the embedding (1 - cosine), in units of the move to another photo.\n\n"
-        "Decoupled: the perceptual embedding follows opinions and moves with faults; the semantic one finds captions, "
-        "with faults too, and moves less.\n"
+        "Decoupled embeddings do all of this:\n\n"
+        + "".join(f"| {' | '.join(line)} |\n" for line in _verdicts(table, *columns))
     )
+
+
+def _verdicts(
+    table: Mapping[str, Mapping[str, float]], opinions: str, _captions: str, clean: str, faulty: str, moved: str
+) -> list[list[str]]:
+    tower, perceptual, semantic = table["tower"], table["perceptual"], table["semantic"]
+
+    def line(wanted: str, found: float, bound: float, *, above: bool) -> list[str]:
+        met = found >= bound if above else found <= bound
+        return [wanted, f"{found:.3f}", f"{'>=' if above else '<='} {bound:.3f}", "yes" if met else "**no**"]
+
+    return [
+        ["what", "found", "wanted", ""],
+        ["---"] * 4,
+        line("the perceptual one follows opinions as the tower does", perceptual[opinions], 0.99 * tower[opinions],
+             above=True),
+        line("it finds less than half of the captions", perceptual[clean], 0.5 * tower[clean], above=False),
+        line("the semantic one finds them as the tower does", semantic[clean], 0.9 * tower[clean], above=True),
+        line("and those of faulty photos too", semantic[faulty], tower[faulty], above=True),
+        line("a fault moves it less than the perceptual one", semantic[moved], perceptual[moved], above=False),
+    ]  # fmt: skip
