@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from scipy.special import log_softmax, softmax
 
-from declip_training.losses import antonym_logit, image_to_text, ladder_loss, plcc_loss, soft_levels
+from declip_training.losses import antonym_logit, image_to_text, indifference, ladder_loss, plcc_loss, soft_levels
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -21,6 +21,13 @@ def test_image_to_text_is_equation_6_with_extra_negatives() -> None:
     logits = scale * images.numpy() @ texts.numpy().T
     expected = -np.mean(log_softmax(logits, axis=1)[np.arange(5), np.arange(5)])
     assert abs(float(image_to_text(images, texts, scale)) - expected) < 1e-5
+
+
+def test_indifference_is_the_divergence_from_uniform() -> None:
+    images, texts = unit(5, 8), unit(9, 8)
+    expected = np.mean([stats.entropy(np.full(9, 1 / 9), softmax(12.0 * i @ texts.numpy().T)) for i in images.numpy()])
+    assert abs(float(indifference(images, texts, 12.0)) - expected) < 1e-5
+    assert abs(float(indifference(images, unit(1, 8).expand(9, 8), 12.0))) < 1e-5
 
 
 def test_antonym_logit_is_equation_8() -> None:

@@ -38,6 +38,14 @@ class Half(nn.Module):
         return x.chunk(2, dim=-1)[self.second]
 
 
+class Both(nn.Module):
+    """The two halves on top of each other, content more than looks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return first + 2 * second
+
+
 def _opinions(scores: npt.NDArray[np.floating]) -> dict[str, float]:
     return {"mean": float(np.corrcoef(scores, np.arange(len(scores)))[0, 1])}
 
@@ -52,7 +60,7 @@ def test_decoupled_embeddings_are_told_from_a_tower_that_mixes() -> None:
     captions = nn.functional.normalize(content, dim=-1)
     rated = torch.cat([torch.linspace(-1, 1, 30)[:, None].expand(30, 16), torch.randn(30, 16)], 1)
     pair = torch.stack([torch.ones(16), -torch.ones(16)])
-    heads = {"perceptual": Half(False), "semantic": Half(True)}
+    heads = {"tower": Both(), "perceptual": Half(False), "semantic": Half(True)}
     table = decoupling(DecouplingFeatures(clean, faulty, captions), rated, _opinions, pair, heads)
     looking, showing = table["perceptual"], table["semantic"]
     assert looking["opinions"] > 0.8
@@ -64,6 +72,10 @@ def test_decoupled_embeddings_are_told_from_a_tower_that_mixes() -> None:
     page = to_markdown(table)
     assert "| semantic | " in page
     assert "ghosting" in page
+    verdicts = [line.split("|")[-2].strip() for line in page.splitlines() if "=" in line]
+    assert verdicts == ["yes"] * 6
+    mixed = to_markdown(dict.fromkeys(table, table["tower"]))  # no projectors: nothing is left out
+    assert [line.split("|")[-2].strip() for line in mixed.splitlines() if "=" in line][1] == "**no**"
 
 
 def test_faults_are_made_before_scaling() -> None:

@@ -21,11 +21,11 @@ from declip_training.data.descriptions import ANTONYMS
 from declip_training.evaluation.metrics import srcc
 from declip_training.features import FeatureBatch, build_feature_bank, tower_features
 from declip_training.linear_head import fit_linear_head
-from declip_training.losses import antonym_logit
+from declip_training.losses import antonym_logit, indifference
 from declip_training.model.prompts import encode_texts
 from declip_training.objective import split_images
 from declip_training.pretrain import PretrainConfig, pretrain, pretrained
-from declip_training.projectors import ProjectorConfig, train_projectors
+from declip_training.projectors import LEFT, ProjectorConfig, content_left, train_projectors
 from declip_training.state import load_state, save_state
 
 CONFIG = PretrainConfig(steps=6, crops=((1.0, 48),), warmup=2, save_every=3)
@@ -214,6 +214,14 @@ def test_projectors_mend_ladders_keep_opinions_and_the_best_step(tiny_clip: Any,
         falling = logit(perceptual, ladders).reshape(severities.shape)
         return float(np.mean([srcc(-row, truth) for row, truth in zip(falling, severities, strict=True)]))
 
+    @torch.no_grad()
+    def content(module: torch.nn.Module) -> float:
+        shown = [
+            (split_images(b.features, b.labels)[2], encode_texts(clip, tokenizer, b.labels.captions)) for b in bank
+        ]
+        found = [indifference(F.normalize(module(x), dim=-1), captions, SCALE) for x, captions in shown]
+        return float(torch.stack(found).mean())
+
     logged: list[dict[str, float]] = []
     config = ProjectorConfig(steps=60, merged=2, lr=3e-3, check_every=20)
     before = agreement(torch.nn.Identity())
@@ -221,7 +229,9 @@ def test_projectors_mend_ladders_keep_opinions_and_the_best_step(tiny_clip: Any,
         bank, lambda s: encode_texts(clip, tokenizer, s), SCALE, config, lambda p: {"choice": agreement(p)},
         logged.append,
     )  # fmt: skip
-    assert agreement(perceptual) == pytest.approx(max(line["choice"] for line in logged))
+    left = content_left(perceptual, bank, lambda s: encode_texts(clip, tokenizer, s))
+    assert agreement(perceptual) - LEFT * left == pytest.approx(max(line["choice"] for line in logged))
+    assert content(perceptual) < 0.8 * content(torch.nn.Identity()), "what a photo shows is left out"
     assert agreement(perceptual) > before + 0.1
     moved = [np.abs(logit(perceptual, x) - logit(torch.nn.Identity(), x)).mean() for x in (rated, ladders)]
     assert moved[0] < 0.5 * moved[1], "photos with opinions keep theirs, ladders move"

@@ -18,7 +18,6 @@ from .objective import RefiningObjective, split_images
 
 LEFT = 0.02
 """What it costs a perceptual projector, of its choice, that all captions are still found."""
-_DROPPED = 0.2  # of the semantic projector's inputs: there are a few thousand captions only
 
 TextEncoder = Callable[[Sequence[str]], Tensor]
 
@@ -76,8 +75,7 @@ def train_projectors(
         features, labels = batch.features, batch.labels
         tower, projected = F.normalize(features, dim=-1), F.normalize(perceptual(features), dim=-1)
         found = objective(tower, projected, labels, factor, number)
-        captioned = F.dropout(split_images(features, labels)[2], _DROPPED)
-        content = F.normalize(semantic(captioned), dim=-1)
+        content = F.normalize(semantic(split_images(features, labels)[2]), dim=-1)
         found["semantic"] = image_to_text(content, encode(labels.captions), factor)
         return found
 

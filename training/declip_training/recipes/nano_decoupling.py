@@ -120,5 +120,6 @@ def _verdicts(
         line("it finds less than half of the captions", perceptual[clean], 0.5 * tower[clean], above=False),
         line("the semantic one finds them as the tower does", semantic[clean], 0.9 * tower[clean], above=True),
         line("and those of faulty photos too", semantic[faulty], tower[faulty], above=True),
+        line("it follows opinions less than half as far", semantic[opinions], 0.5 * perceptual[opinions], above=False),
         line("a fault moves it less than the perceptual one", semantic[moved], perceptual[moved], above=False),
     ]  # fmt: skip

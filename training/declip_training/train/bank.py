@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from declip_runtime.errors import TrainingError
-from declip_training.files import differences, read_json, replacing, write_json, writing
+from declip_training.files import allocate_npy, differences, read_json, replacing, write_json, writing
 from declip_training.i2t.records import Record
 
 from .block import Block
@@ -141,9 +141,11 @@ class BankBuilder:
         for marker in (self.folder / "blocks").glob("[0-9]*.json"):  # of a bank whose bank.json was removed
             marker.unlink()
         dim = self.towers.texts([""]).shape[1]
-        _allocate(self.folder / "texts.npy", (len(self.records), 2, dim))
+        with replacing(self.folder / "texts.npy") as partial:
+            allocate_npy(partial, (len(self.records), 2, dim), np.float16)
         if self.count:
-            _allocate(self.folder / "images.npy", (len(self.records), self.count, dim))
+            with replacing(self.folder / "images.npy") as partial:
+                allocate_npy(partial, (len(self.records), self.count, dim), np.float16)
         write_json(stated, {"key": key, "dim": dim})
 
     def _check_images(self) -> None:
@@ -276,19 +278,6 @@ def records_sha256(records: Sequence[Record]) -> str:
 
 def _first(names: Sequence[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
-
-
-def _allocate(path: Path, shape: tuple[int, ...]) -> None:
-    """An .npy of zeros whose disk space is taken now, so that a full disk shows before hours of work."""
-    with replacing(path) as partial, partial.open("wb") as stream:
-        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        stream.flush()
-        size = stream.tell() + 2 * int(np.prod(shape))
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(stream.fileno(), 0, size)
-        else:
-            stream.truncate(size)
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> Halves:
