@@ -216,9 +216,8 @@ def _recorder(
             f"declip evaluate --split {collection.split}, near-duplicates of Train included, decode={made['decode']}, "
             f"views={made['views']}" + (f", {left_out} failed or missing" if left_out else "")
         )
-        if scored.fresh == len(scored.errors) and looks.is_recorded(
-            path, row, note
-        ):  # a look again at the same numbers
+        kept = scored.fresh == len(scored.errors)
+        if kept and looks.is_recorded(path, row, note):  # a look again at the same numbers
             return
         looks.append_ledger(path, row, note)
         say(f"this look at BIQ2021's Test is on the record in {path}")

@@ -46,11 +46,11 @@ def require_ledger(ledger: Path) -> None:
 
 def is_recorded(ledger: Path, row: Mapping[str, str], note: str) -> bool:
     """Whether ``ledger`` has this very row, whenever it was appended. False where there is no such file."""
-    try:
-        with ledger.open(newline="", encoding="utf-8") as stream:
-            return any(all(old.get(k) == v for k, v in {**row, "note": note}.items()) for old in csv.DictReader(stream))
-    except FileNotFoundError:
+    if not ledger.is_file():
         return False
+    wanted = {**row, "note": note}.items()
+    with ledger.open(newline="", encoding="utf-8") as stream:
+        return any(all(old.get(k) == v for k, v in wanted) for old in csv.DictReader(stream))
 
 
 def append_ledger(ledger: Path, row: Mapping[str, str], note: str = "") -> None:
