@@ -15,7 +15,7 @@ from declip_runtime.errors import ImageError, TrainingError
 from declip_training.data.distortions import DISTORTIONS
 from declip_training.evaluation.attribute_ladders import to_oklab
 from declip_training.evaluation.camera_faults import CAMERA_FAULTS, chromatic_aberration, oversharpening
-from declip_training.evaluation.fresh import FRESH, light_leak, rolling_shutter, solarisation, vignetting
+from declip_training.evaluation.fresh import FRESH, corner_softness, dust, flare, overdone_clarity, reflection, seams
 from declip_training.evaluation.ladders import LADDERS, Pixels, climb, judge, to_linear
 from declip_training.evaluation.unseen import (
     UNSEEN,
@@ -27,9 +27,13 @@ from declip_training.evaluation.unseen import (
     drops,
     ghosting,
     halftone,
+    light_leak,
     lost_blocks,
     pixelation,
+    rolling_shutter,
     scratches,
+    solarisation,
+    vignetting,
     webp,
     wrong_mosaic,
 )
@@ -40,7 +44,8 @@ HARDLY_MEASURED = {
     "dithering",
     "colour cast",
     "vignetting",
-}  # structural similarity is of light
+    "dust",
+}  # structural similarity is of light, and of the whole photo
 ALL = {**UNSEEN, **FRESH, **CAMERA_FAULTS}
 PHOTOS = {"astronaut": data.astronaut()[100:292, 100:292], "chelsea": data.chelsea()[60:237, 100:321]}
 
@@ -162,6 +167,52 @@ def test_a_rolling_shutter_bends_what_is_straight() -> None:
 def test_solarisation_turns_light_values_over() -> None:
     ramp = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, axis=2)
     assert solarisation(ramp, 1.0)[0, :, 0].tolist() == [*range(128), *range(127, -1, -1)]
+
+
+def test_a_soft_corner_leaves_the_middle_sharp() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (101, 101, 3)).astype(np.uint8)
+    soft = corner_softness(noise, 4.0).astype(float)
+    assert soft[45:56, 45:56].std() > 0.8 * noise[45:56, 45:56].std()
+    assert soft[:8, :8].std() < 0.3 * noise[:8, :8].std()
+
+
+def test_dust_lies_where_it_lay_and_takes_light() -> None:
+    grey = np.full((300, 300, 3), 200, np.uint8)
+    few, many = dust(grey, 5), dust(grey, 40)
+    assert (few <= grey).all()
+    assert (many <= few).all()
+    assert ndimage.label(few[..., 0] < 190)[1] in range(2, 6)  # 4.5 expected; some lie on each other
+
+
+def test_a_reflection_is_the_mirrored_photo_and_keeps_the_light() -> None:
+    photo = PHOTOS["astronaut"]
+    half = reflection(photo, 0.5)
+    assert to_linear(half).mean() == pytest.approx(to_linear(photo).mean(), abs=0.005)
+    assert np.abs(half.astype(int) - half[:, ::-1]).mean() < 0.25 * np.abs(photo.astype(int) - photo[:, ::-1]).mean()
+
+
+def test_seams_lie_between_four_frames() -> None:
+    ramp = np.broadcast_to(np.arange(60, 180, dtype=np.uint8)[:, None, None], (120, 80, 3))
+    steps = np.abs(np.diff(seams(ramp, 8)[60, :, 0].astype(int)))
+    assert np.flatnonzero(steps).tolist() == [19, 39, 59]
+
+
+def test_a_flare_adds_light_along_a_line() -> None:
+    dark = np.full((81, 121, 3), 30, np.uint8)
+    lit = flare(dark, 0.3)
+    assert (lit >= dark).all()
+    assert (lit[40, 60] > 60).all()
+    assert lit[2, -3].tolist() == lit[-3, 2].tolist() == [30] * 3
+
+
+def test_clarity_keeps_flat_parts_and_steepens_edges() -> None:
+    edge = np.full((20, 200, 3), 100, np.uint8)
+    edge[:, 100:] = 140
+    clear = overdone_clarity(edge, 2.0)
+    assert clear[10, 5].tolist() == [100] * 3
+    assert clear[10, -5].tolist() == [140] * 3
+    assert clear[10, 99, 0] < 80
+    assert clear[10, 100, 0] > 160
 
 
 def test_a_missing_codec_is_an_error_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:

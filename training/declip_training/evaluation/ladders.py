@@ -39,6 +39,13 @@ def to_pixels(values: npt.NDArray[np.float64]) -> Pixels:
     return pixels
 
 
+def centred(pixels: Pixels) -> tuple[Light, Light]:
+    """Row and column of every pixel, in -1..1 from the middle."""
+    height, width = pixels.shape[:2]
+    rows, columns = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    return rows, columns
+
+
 def blur(pixels: Pixels, sigma: float) -> Pixels:
     """Gaussian blur of ``sigma`` pixels in linear light."""
     return to_srgb(ndimage.gaussian_filter(to_linear(pixels), (sigma, sigma, 0), mode="nearest"))
