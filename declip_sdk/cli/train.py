@@ -85,7 +85,7 @@ def command(**options: Any) -> None:
     except ImportError as error:
         raise TrainingError(_EXTRA) from error
     from declip_training.arithmetic import computes_in_bf16
-    from declip_training.train.world import join
+    from declip_training.train.world import LostProcessError, join
 
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
@@ -97,8 +97,8 @@ def command(**options: Any) -> None:
             options["precision"] = "bf16" if computes_in_bf16(device) else "fp32"
         try:
             _train(options, world, device, tell)
-        except DeclipError:
-            if world.leads:
+        except DeclipError as error:
+            if world.leads or isinstance(error, LostProcessError):
                 raise
             raise click.exceptions.Exit(WRONG_USE) from None  # the first process says what all of them know
 

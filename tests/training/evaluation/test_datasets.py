@@ -152,6 +152,7 @@ def test_all_images_missing_is_an_error_whatever_is_allowed(copy: object) -> Non
         ("kadid", "dmos.csv", ",2.5,", ",,", "line 3 of .*dmos.csv: dmos is empty"),
         ("kadid", "dmos.csv", "I01_02", "I01_01", "line 3 of .*dmos.csv: images/I01_01_05.png stands in line 2 of"),
         ("kadid", "dmos.csv", ",dmos,", ",mos,", "has no column dmos; it has dist_img, ref_img, mos, var"),
+        ("kadid", "dmos.csv", "dist_img,", "dist_img,dmos,", "dmos.csv has several columns dmos. Get it again"),
         ("koniq", "koniq10k_distributions_sets.csv", '"test"', '"tset"', "says 'tset'"),
         ("koniq", "koniq10k_distributions_sets.csv", ',"set"', "", "has no column set"),
         ("tid2013", "mos_with_names.txt", "2.25000 ", "2.25000", "line 2 of .*: the name is empty"),

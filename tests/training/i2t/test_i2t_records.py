@@ -129,6 +129,16 @@ def test_a_csv_whose_texts_would_shift_or_merge_is_refused(rows: str, message: s
         read_records(tmp_path / "t.csv")
 
 
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,image,perceptual,semantic,perceptual,,\n1,a.jpg,sharp,a dog,blurry,,\n")
+    parquet.write_table(pa.table([["1"], ["2"]], names=["id", "id"]), tmp_path / "t.parquet")
+    for name, column in (("t.csv", "perceptual"), ("t.parquet", "id")):
+        with pytest.raises(TrainingError, match=rf"{name} has several columns '{column}'\. Rename or remove"):
+            list(read_rows(tmp_path / name))
+    (tmp_path / "unnamed.csv").write_text("image,score,,\na.jpg,3,,\n")
+    assert [row["image"] for row in read_rows(tmp_path / "unnamed.csv")] == ["a.jpg"]
+
+
 def test_quoted_texts_may_hold_commas_quotes_and_line_ends(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(
         b'\xef\xbb\xbfid,image,perceptual,semantic\r\n\r\n1,a.jpg,"sharp, ""soft""\r\nlight",a dog\r\n'

@@ -259,7 +259,7 @@ def test_an_image_that_can_be_read_now_though_its_file_is_the_same(
 
 def test_a_bank_that_another_run_makes_is_waited_for(table: Path, towers: Towers, tmp_path: Path) -> None:
     with ExitStack() as other:
-        other.enter_context(sole(tmp_path / "bank" / "blocks", World()))
+        other.enter_context(sole(tmp_path / "bank" / "blocks", World(), print))
         told: list[str] = []
 
         def say(line: str) -> None:

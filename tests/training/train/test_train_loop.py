@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from declip_runtime.errors import CheckpointError, TrainingError
 from declip_training.losses import image_to_text
 from declip_training.model.checkpoint import load_projectors
 from declip_training.model.projector import Projector
+from declip_training.train import sole as sole_module
 from declip_training.train.curves import Curves
 from declip_training.train.loop import Heads, Reporting, Trainer
 from declip_training.train.report import retrieval
@@ -225,11 +227,25 @@ def test_a_run_goes_on_with_the_images_it_began_with_wherever_they_lie(
 
 def test_a_run_has_its_folder_for_itself(table: Path, towers: Towers, tmp_path: Path) -> None:
     with (
-        sole(tmp_path / "run", WORLD),
+        sole(tmp_path / "run", WORLD, print),
         pytest.raises(TrainingError, match=rf"run is in use by another run \(process {os.getpid()} on .*-o"),
     ):
         train(job(table, tmp_path / "run"), towers, WORLD)
     assert train(job(table, tmp_path / "run"), towers, WORLD)["steps"] == 8
+
+
+def test_where_nobody_can_be_kept_away_it_is_said(
+    table: Path, towers: Towers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lockless(stream: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(sole_module, "lock", lockless)
+    told: list[str] = []
+    assert train(job(table, tmp_path / "run"), towers, WORLD, say=told.append)["steps"] == 8
+    folders = tmp_path / "run", tmp_path / "run" / "bank" / "blocks"
+    for folder in folders:
+        assert told.count(f"{folder} cannot be locked (No locks available). See to it that no other run uses it.") == 1
 
 
 def test_a_kill_before_the_summary_costs_nothing_of_it(table: Path, towers: Towers, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch import distributed
 
 from declip_runtime.errors import TrainingError
 from declip_sdk.cli import run
+from declip_training.train import world as world_module
 from declip_training.train.loop import steps_per_epoch
 from declip_training.train.world import World, join
 
@@ -26,13 +29,20 @@ OPTIONS = (
 )
 
 
-def together(arguments: list[str | Path], size: int = 2) -> list[tuple[int, str, str]]:
-    """Run the same command in ``size`` processes, as torchrun does; exit code, output and errors of each."""
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {**environment(), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
-    started = [declip(arguments, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)]
+        return str(probe.getsockname()[1])
+
+
+def start(arguments: list[str | Path], size: int) -> list[subprocess.Popen[str]]:
+    shared = {**environment(), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(size)}
+    return [declip(arguments, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)]
+
+
+def together(arguments: list[str | Path], size: int = 2) -> list[tuple[int, str, str]]:
+    """Run the same command in ``size`` processes, as torchrun does; exit code, output and errors of each."""
+    started = start(arguments, size)
     ended = [process.communicate(timeout=600) for process in started]
     return [(process.returncode, *texts) for process, texts in zip(started, ended, strict=True)]
 
@@ -70,11 +80,42 @@ def test_two_gloo_processes_give_the_single_process_result(
 def test_a_process_waits_as_long_as_another_makes_features(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(world_module, "rendezvous", lambda url, timeout: iter([(None, 0, 2)]))
     monkeypatch.setattr(distributed, "init_process_group", lambda backend, **options: given.update(options))
     for name, value in (("get_rank", 0), ("get_world_size", 2), ("destroy_process_group", None)):
         monkeypatch.setattr(distributed, name, lambda value=value: value)
     with join("cpu"):
         assert timedelta(days=7) < given["timeout"] < timedelta(milliseconds=2**31)
+
+
+def test_who_comes_alone_waits_a_while_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "_JOINING", timedelta(seconds=2))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "RANK": "0"}
+    for name, value in shared.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingError, match=r"cannot join 2 processes: .*[^.]\. Start them with torchrun"), join("cpu"):
+        pass
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_where_one_is_killed_the_other_says_so(
+    killed: int, table: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    options = OPTIONS.replace("--epochs 12", "--epochs 4000")
+    command: list[str | Path] = ["train", table, "--tower", tiny_config, "-o", tmp_path, *options.split()]
+    processes = start([*command, "--save-every", "5"], 2)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "state.safetensors").is_file():
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+    processes[killed].kill()
+    processes[killed].communicate()
+    _, errors = processes[1 - killed].communicate(timeout=120)
+    assert processes[1 - killed].returncode == 2
+    said = [line for line in errors.splitlines() if line and not line.startswith("  ")]
+    assert said[-1].startswith("declip: one of the 2 processes that train together has ended. See what it said")
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("own", [None, "mine"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -127,6 +128,7 @@ def _read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
 
     try:
         with path.open("rb") as stream, parquet.ParquetFile(stream) as file:
+            _require_once(file.schema_arrow.names, path)
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -155,6 +157,7 @@ def _read_csv(path: Path) -> Iterator[Mapping[str, Any]]:
         for values in reader:
             if not header:
                 header = values
+                _require_once(header, path)
             elif values:
                 number += 1
                 _require_as_many(values, header, f"row {number} of {path} (line {line})")
@@ -165,6 +168,12 @@ def _read_csv(path: Path) -> Iterator[Mapping[str, Any]]:
             f"{path} cannot be read as CSV: {error}, in the row that begins in line {line}. Put texts that hold quotes "
             "in quotes, and write those inside twice."
         ) from error
+
+
+def _require_once(header: Sequence[str], path: Path) -> None:
+    """A row has one value for a name: of a name that stands twice, the others would be lost."""
+    if twice := [name for name, times in Counter(header).items() if name.strip() and times > 1]:
+        raise TrainingError(f"{path} has several columns {twice[0]!r}. Rename or remove the others.")
 
 
 def _require_as_many(values: Sequence[str], header: Sequence[str], where: str) -> None:

@@ -99,7 +99,7 @@ class BankBuilder:
         """
         with world.together():
             self._require_room()
-        with sole(self.folder / "blocks", world, say):
+        with sole(self.folder / "blocks", world, say, wait=True):
             with world.together():
                 if world.leads:
                     self._prepare()

@@ -72,7 +72,7 @@ def train(
         records = read_records(job.records)
         _split([r.id for r in records], job.settings, world)  # what cannot work shows before hours of features
         start = None if job.init is None else _initial(job.init, towers, job.settings)
-    with sole(job.folder, world):
+    with sole(job.folder, world, say):
         return _train(job, towers, world, records, start, progress, say if world.leads else lambda line: None)
 
 
@@ -201,7 +201,7 @@ def report_run(
 
     Raises TrainingError for records that cannot be used.
     """
-    with sole(job.folder, World()):
+    with sole(job.folder, World(), say):
         return _report(job, towers, table, tuple(LADDERS) if kinds is None else kinds, progress, say)
 
 

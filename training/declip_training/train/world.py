@@ -12,10 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
 
 from declip_runtime.errors import DeclipError, TrainingError
 
+_JOINING = timedelta(minutes=30)  # for those that start later
 _PATIENCE = timedelta(days=14)  # for one that makes features while others wait; gloo's limit is below 25
+
+
+class LostProcessError(TrainingError):
+    """One of the processes ended without a word to the others, as by a kill."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class World:
         if self.size == 1:
             return [refusal]
         everyones: list[str | None] = [None] * self.size
-        distributed.all_gather_object(everyones, refusal)
+        with self.exchanging():
+            distributed.all_gather_object(everyones, refusal)
         return everyones
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -68,23 +75,38 @@ class World:
             return
         parts = list(tensors)
         flat = torch.cat([t.reshape(-1) for t in parts])
-        distributed.all_reduce(flat)
+        with self.exchanging():
+            distributed.all_reduce(flat)
         for tensor, total in zip(parts, flat.split([t.numel() for t in parts]), strict=True):
             tensor.copy_(total.view_as(tensor))
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """For what goes between processes: raises LostProcessError where one of them is gone."""
+        try:
+            yield
+        except RuntimeError as error:  # also of gloo, and of NCCL's time-outs
+            raise LostProcessError(
+                f"one of the {self.size} processes that train together has ended. See what it said, or what ended it, "
+                "and give the command again: the run goes on from its last state."
+            ) from error
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, world: World) -> Tensor:
         ctx.own = slice(world.rank * len(rows), (world.rank + 1) * len(rows))
+        ctx.world = world
         parts = [torch.empty_like(rows) for _ in range(world.size)]
-        distributed.all_gather(parts, rows.contiguous())
+        with world.exchanging():
+            distributed.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         total = gradients[0].contiguous()
-        distributed.all_reduce(total)
+        with ctx.world.exchanging():
+            distributed.all_reduce(total)
         return total[ctx.own], None
 
 
@@ -112,10 +134,13 @@ def join(device: str) -> Iterator[tuple[World, torch.device]]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     try:
-        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
+        store, rank, size = next(rendezvous("env://", timeout=_JOINING))
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise TrainingError(
-            f"cannot join {size} processes: {error}. Start them with torchrun, or unset WORLD_SIZE to train alone."
+            f"cannot join {size} processes: {reason}. Start them with torchrun, or unset WORLD_SIZE to train alone."
         ) from error
     try:
         yield World(distributed.get_rank(), distributed.get_world_size()), chosen

@@ -176,6 +176,8 @@ def _decoded(path: Path, encodings: Sequence[str]) -> str:
 def _require_columns(path: Path, wanted: Sequence[str], header: Sequence[str]) -> None:
     if lacking := [name for name in wanted if name not in header]:
         raise TrainingError(f"{path} has no column {', '.join(lacking)}; it has {', '.join(header)}. Get it again.")
+    if twice := [name for name in wanted if header.count(name) > 1]:
+        raise TrainingError(f"{path} has several columns {twice[0]}. Get it again.")
 
 
 def _sheet(path: Path, sheet: str | None) -> list[tuple[Any, ...]]:
