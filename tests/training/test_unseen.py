@@ -15,7 +15,19 @@ from declip_runtime.errors import ImageError, TrainingError
 from declip_training.data.distortions import DISTORTIONS
 from declip_training.evaluation.attribute_ladders import to_oklab
 from declip_training.evaluation.camera_faults import CAMERA_FAULTS, chromatic_aberration, oversharpening
-from declip_training.evaluation.fresh import FRESH, corner_softness, dust, flare, overdone_clarity, reflection, seams
+from declip_training.evaluation.fresh import (
+    FRESH,
+    corner_softness,
+    dust,
+    flare,
+    light_leak,
+    overdone_clarity,
+    reflection,
+    rolling_shutter,
+    seams,
+    solarisation,
+    vignetting,
+)
 from declip_training.evaluation.ladders import LADDERS, Pixels, climb, judge, to_linear
 from declip_training.evaluation.unseen import (
     UNSEEN,
@@ -27,13 +39,9 @@ from declip_training.evaluation.unseen import (
     drops,
     ghosting,
     halftone,
-    light_leak,
     lost_blocks,
     pixelation,
-    rolling_shutter,
     scratches,
-    solarisation,
-    vignetting,
     webp,
     wrong_mosaic,
 )

@@ -98,9 +98,7 @@ def test_who_comes_alone_waits_a_while_and_says_so(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_where_one_is_killed_the_other_says_so(
-    killed: int, table: Path, tiny_config: Path, tmp_path: Path
-) -> None:
+def test_where_one_is_killed_the_other_says_so(killed: int, table: Path, tiny_config: Path, tmp_path: Path) -> None:
     options = OPTIONS.replace("--epochs 12", "--epochs 4000")
     command: list[str | Path] = ["train", table, "--tower", tiny_config, "-o", tmp_path, *options.split()]
     processes = start([*command, "--save-every", "5"], 2)
