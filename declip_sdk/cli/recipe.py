@@ -64,9 +64,10 @@ def nano(
     from declip_training.evaluation.camera_noise import read_polyu
     from declip_training.evaluation.judges import judge_engine, to_markdown
     from declip_training.evaluation.ledger import FILE_NAME, append_ledger, require_ledger
-    from declip_training.recipes.nano import Nano, NanoResult
+    from declip_training.recipes.nano import Nano
     from declip_training.recipes.nano_card import model_card
     from declip_training.recipes.nano_data import Sources
+    from declip_training.recipes.nano_result import NanoResult
     from declip_training.recipes.nano_settings import PRETRAIN
     from declip_training.train.world import join
 

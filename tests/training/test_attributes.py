@@ -20,8 +20,8 @@ from declip_training.data.attributes import ATTRIBUTES, CHANGES, MEASURED, measu
 from declip_training.data.distortions import Pixels
 from declip_training.model.declip import DeCLIP
 from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
-from declip_training.recipes.nano import NanoResult
 from declip_training.recipes.nano_attributes import KINDS, SEVERITIES, ladder_features, learn_attributes
+from declip_training.recipes.nano_result import NanoResult
 
 BY_NAME = {attribute.name: attribute for attribute in ATTRIBUTES}
 SEVERITY = torch.tensor((0.0, *SEVERITIES))

@@ -113,6 +113,15 @@ def test_every_evaluation_appends_a_row_and_the_header_stands_once(
     assert path.read_text().splitlines()[0] == ",".join(COLUMNS)
 
 
+def test_more_views_are_another_look_and_the_note_says_so(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.csv"
+    arguments = [str(TINY), "--data", str(root), "--ledger", str(path), "--precision", "fp32", "--note", "why"]
+    assert main(arguments) == main([*arguments, "--views", "2"]) == 0
+    one, two = read(path)
+    assert (one["note"], two["note"]) == ("why", "views=2; why")
+    assert one["mean"] != two["mean"]
+
+
 def test_what_cannot_work_leaves_no_row(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "ledger.csv"
     assert main([str(TINY), "--data", str(tmp_path), "--ledger", str(path)]) == 2

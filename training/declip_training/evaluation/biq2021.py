@@ -24,14 +24,19 @@ from declip_training.evaluation.metrics import by_subset, plcc
 from declip_training.recipes.nano_data import Sources
 
 
-def evaluate_engine(engine: Path, sources: Sources, *, score: str, precision: Precision = "auto") -> dict[str, str]:
-    """One ledger row: SRCC by subset on Test without near-duplicates, their mean, pooled; ladders of unseen photos."""
+def evaluate_engine(
+    engine: Path, sources: Sources, *, score: str, precision: Precision = "auto", views: int = 1
+) -> dict[str, str]:
+    """One ledger row: SRCC by subset on Test without near-duplicates, their mean, pooled; ladders of unseen photos.
+
+    ``views`` is as in Scorer; the ledger has no column for it, so its note should say it where it is not 1.
+    """
     splits = read_splits(sources.biq2021)
     unique = splits.test_unique
     mos = np.array([p.mos for p in splits.test])
     subsets = np.array([p.subset for p in splits.test])
     photos = sources.judging
-    with Scorer(engine, precision=precision, decode="exact") as scorer:
+    with Scorer(engine, precision=precision, decode="exact", views=views) as scorer:
         predicted = scorer.score([p.path for p in splits.test])[score]
 
         def score_arrays(images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
@@ -63,11 +68,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--ledger", type=Path, required=True, help="CSV to append to")
     parser.add_argument("--score", default="quality")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--views", type=int, default=1, help="as in declip score")
     parser.add_argument("--note", default="")
     args = parser.parse_args(argv)
     try:
-        row = evaluate_engine(args.engine, Sources(args.data), score=args.score, precision=args.precision)
-        append_ledger(args.ledger, row, args.note)
+        row = evaluate_engine(
+            args.engine, Sources(args.data), score=args.score, precision=args.precision, views=args.views
+        )
+        append_ledger(args.ledger, row, args.note if args.views == 1 else f"views={args.views}; {args.note}")
     except DeclipError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -27,6 +27,7 @@ from declip_runtime.manifest import ScoreKind
 from declip_runtime.options import Precision
 from declip_runtime.scorer import Scorer
 from declip_training.files import replacing
+from declip_training.markdown import grid
 from declip_training.recipes.nano_data import Sources
 
 from .attribute_ladders import ATTRIBUTE_LADDERS
@@ -108,8 +109,8 @@ def to_markdown(judgement: Judgement) -> str:
     parts = ["# Judged by what training does not hold\n"]
     if j.limited:
         parts.append(f"**A trial with {j.n_photos} photos and {j.camera.all.pairs} pairs: not a verdict.**\n")
-    parts += [_grid(("judge", "result", "bar", "verdict"), _verdicts(j)), *_ladder_tables(j), *_camera_tables(j)]
-    parts += [*_selectivity_tables(j.selectivity), "## Made with\n", _grid(("", ""), _made_with(j))]
+    parts += [grid(("judge", "result", "bar", "verdict"), _verdicts(j)), *_ladder_tables(j), *_camera_tables(j)]
+    parts += [*_selectivity_tables(j.selectivity), "## Made with\n", grid(("", ""), _made_with(j))]
     return "\n".join(parts)
 
 
@@ -152,7 +153,7 @@ def _ladder_tables(j: Judgement) -> list[str]:
         f"Mean Spearman correlation of rung and falling `{j.score}` over {j.n_photos} photos: {known} ladders of kinds "
         f"that training knows, made by other code, {new} of kinds that it does not know by name, and {fresh} more "
         "that nothing was ever chosen by.\n",
-        _grid(("ladders", "kind", "correlation"), rows),
+        grid(("ladders", "kind", "correlation"), rows),
     ]
 
 
@@ -172,7 +173,7 @@ def _camera_tables(j: Judgement) -> list[str]:
         f"Share of PolyU's pairs in which `{j.score}` ranks the mean of many shots above the single shot; a tie is "
         f"half. All: {camera.all.right:.3f}, 95 % interval {low:.3f} to {high:.3f} (bootstrap over scenes, as crops of "
         "one scene are not independent).\n",
-        _grid(("group", "ranked right", "pairs", "scenes"), rows),
+        grid(("group", "ranked right", "pairs", "scenes"), rows),
     ]
 
 
@@ -202,7 +203,7 @@ def _selectivity_tables(selectivity: Selectivity) -> list[str]:
                 wanted = "up" if ATTRIBUTE_LADDERS[name].direction(a.kind) > 0 else "down"
                 cells.append(f"**{text}** ({wanted})" if name in a.ranks else text)
             rows.append((f"`{a.name}` ({a.kind})", *cells))
-        parts += [f"{title}:\n", _grid(("score", *ATTRIBUTE_LADDERS), rows)]
+        parts += [f"{title}:\n", grid(("score", *ATTRIBUTE_LADDERS), rows)]
     parts.append(
         "Validated where each ladder of its own reaches the bar in its direction, and no other ladder moves the score "
         "as far in the same direction (in any direction, where no own ladder goes that way).\n"
@@ -220,10 +221,6 @@ def _made_with(j: Judgement) -> Iterable[tuple[str, str]]:
         ("commit", commit() or "unknown"),
         ("Pillow", PIL.__version__),
     )
-
-
-def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(line)} |\n" for line in (headings, ["---"] * len(headings), *rows))
 
 
 def _spread(items: Sequence[Item], limit: int | None) -> list[Item]:

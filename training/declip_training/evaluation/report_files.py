@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Iterable, Sequence
+
+from declip_training.markdown import plain, plain_grid
 
 from .results import Result
 from .tables import HEADINGS, beside_the_paper, notes, short, source, table_lines
@@ -19,8 +20,6 @@ COLUMNS = (
 )  # fmt: skip
 NO_FIT, FALLS, RISES = "did not converge", "falls", "rises"
 """Values of the column ``fit``."""
-
-_SIGNS = re.compile(r"[\\|*`<\[]|(?<!\w)_|_(?!\w)")  # of Markdown; an underscore within a word is none
 
 _EXPLANATION = """\
 PLCC is of the raw scores; PLCC fitted and RMSE come after the four-parameter logistic curve (VQEG). Intervals are the
@@ -45,16 +44,16 @@ def to_csv(results: Sequence[Result]) -> str:
 def to_markdown(results: Sequence[Result], figures: Iterable[str] = ()) -> str:
     """SRCC side by side, every number, groups, notes, what the scores were made with, and ``figures`` by file name."""
     parts = ["# Agreement with people\n", "## SRCC side by side\n", _side_by_side(results)]
-    parts += ["## All numbers\n", _grid(HEADINGS, [line.cells for line in table_lines(results)]), _EXPLANATION]
+    parts += ["## All numbers\n", plain_grid(HEADINGS, [line.cells for line in table_lines(results)]), _EXPLANATION]
     groups = [
         (r.collection.dataset.title, r.engine, g.name, f"{g.n:,}", short(g.srcc)) for r in results for g in r.groups
     ]
     if groups:
-        parts += ["## SRCC within groups\n", _grid(("data set", "engine", "group", "n", "SRCC"), groups)]
+        parts += ["## SRCC within groups\n", plain_grid(("data set", "engine", "group", "n", "SRCC"), groups)]
     if told := notes(results):
-        parts += ["## Notes\n", "".join(f"- {_cell(note)}\n" for note in told)]
+        parts += ["## Notes\n", "".join(f"- {plain(note)}\n" for note in told)]
     made = list(dict.fromkeys((r.engine, *(str(v) for v in r.identity.values())) for r in results))
-    parts += ["## Made with\n", _grid(("label", *results[0].identity), made)]
+    parts += ["## Made with\n", plain_grid(("label", *results[0].identity), made)]
     if plots := [f"![{name}]({name})\n" for name in figures]:
         parts += ["## Scores against opinions\n", *plots]
     return "\n".join(parts)
@@ -69,7 +68,7 @@ def _side_by_side(results: Sequence[Result]) -> str:
         measured = {r.engine: short(r.agreement.srcc) for r in here}
         place = (first.collection.dataset.title, first.collection.split, first.target)
         rows.append((*place, *(published.get(m, "") for m in _MODELS), *(measured.get(e, "") for e in engines)))
-    return _grid(("data set", "split", "opinion", *(f"paper: {m}" for m in _MODELS), *engines), rows)
+    return plain_grid(("data set", "split", "opinion", *(f"paper: {m}" for m in _MODELS), *engines), rows)
 
 
 _MODELS = ("CLIP", "DeCLIP", "DeCLIP + CoOp")
@@ -98,13 +97,3 @@ def _records(result: Result) -> list[dict[str, str]]:
 
 def _exact(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else repr(float(value))
-
-
-def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """One line that Markdown shows as it is: names may hold its signs (APDD's groups are "a*b*c")."""
-    return _SIGNS.sub(r"\\\g<0>", " ".join(text.split()))

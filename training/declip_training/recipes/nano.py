@@ -10,18 +10,16 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from declip_runtime.machine import commit
 from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
 from declip_training.arithmetic import CPU
 from declip_training.attributes import percentiles
@@ -49,6 +47,7 @@ from declip_training.recipes.nano_attributes import learn_attributes
 from declip_training.recipes.nano_data import SIDE, Banks, Sources, fingerprints, prepare
 from declip_training.recipes.nano_decoupling import decoupling, decoupling_features, to_markdown
 from declip_training.recipes.nano_features import FrozenTrunk, Seen
+from declip_training.recipes.nano_result import NanoResult
 from declip_training.recipes.nano_settings import (
     BANK_PLAN,
     BANK_SHAPE,
@@ -68,38 +67,6 @@ from declip_training.refit import RatedFeatures, RefitConfig, refit
 PRETRAINED, TOWER = "pretrained.safetensors", "clip.safetensors"
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class NanoResult:
-    """What the export needs, and the card: SRCC by subset on validation for every head that was compared.
-
-    ``photos`` uint8 [16, S, S, 3] are prepared validation photos, for comparing the engine with torch. ``made_from``
-    are hashes of what the tower started from, of tower, projectors and data, and the settings of its training,
-    JSON-ready.
-    """
-
-    declip: DeCLIP
-    preprocess: Preprocess
-    scores: tuple[ScoreSpec, ...]
-    prompts: PromptSet
-    card: dict[str, Any]
-    photos: npt.NDArray[np.uint8]
-    made_from: dict[str, Any]
-
-    def provenance(self) -> dict[str, Any]:
-        """What the engine is to say of its making, JSON-ready; ``commit`` is that of the code that puts it together."""
-        prompts = {"prompts_sha256": self.prompts.sha256()}
-        return {"recipe": "declip recipe nano", "commit": commit(), **self.made_from, **prompts, "card": self.card}
-
-    def offering(self, names: Sequence[str]) -> NanoResult:
-        """The same with the scores of these names only."""
-        kept = [k for k, spec in enumerate(self.scores) if spec.name in names]
-        declip = copy.deepcopy(self.declip)
-        pairs = self.declip.averaging[:, kept].sum(dim=1) > 0
-        declip.direction, declip.averaging = declip.direction[pairs], declip.averaging[pairs][:, kept]
-        prompts = replace(self.prompts, scores=tuple(self.prompts.scores[k] for k in kept))
-        return replace(self, declip=declip, scores=tuple(self.scores[k] for k in kept), prompts=prompts)
 
 
 class Nano:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from declip_training.data.distortions import scaled
 from declip_training.evaluation.unseen import UNSEEN
+from declip_training.markdown import grid
 from declip_training.train.report import movement, retrieval
 
 RUNG = 3
@@ -87,18 +88,17 @@ def decoupling(
 def to_markdown(table: Mapping[str, Mapping[str, float]]) -> str:
     """A page with the table and how to read it."""
     columns = list(next(iter(table.values())))
-    lines = [["embedding", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[name, *(f"{row[column]:.3f}" for column in columns)] for name, row in table.items()]
+    rows = [[name, *(f"{row[column]:.3f}" for column in columns)] for name, row in table.items()]
     return (
         "# Decoupling on what people said and on faults not trained on\n\n"
-        + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        + grid(("embedding", *columns), rows)
         + "\n- opinions: mean of the subsets' SRCC on BIQ2021's validation split, scored by the antonyms; the "
         "projectors' step was chosen there.\n"
         "- caption of N: share of Flickr8k Test photos whose own human caption is among the nearest 5 of N.\n"
         f"- faulty: the same photos with faults of {len(UNSEEN)} kinds that training never made "
         f"({', '.join(UNSEEN)}; rung {RUNG} of 5).\n"
         "- moved: how far such a fault moves the embedding (1 - cosine), in units of the move to another photo.\n\n"
-        "Decoupled embeddings do all of this:\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in _verdicts(table))
+        "Decoupled embeddings do all of this:\n\n" + grid(("what", "found", "wanted", ""), _verdicts(table))
     )
 
 
@@ -111,8 +111,6 @@ def _verdicts(table: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
         return [wanted, f"{found:.3f}", f"{'>=' if above else '<='} {bound:.3f}", "yes" if met else "**no**"]
 
     return [
-        ["what", "found", "wanted", ""],
-        ["---"] * 4,
         line("the perceptual one follows opinions as the tower does", perceptual[opinions], 0.99 * tower[opinions],
              above=True),
         line("it finds less than half of the captions", perceptual[clean], 0.5 * tower[clean], above=False),

@@ -8,6 +8,7 @@ from typing import Any
 
 from declip_runtime.errors import TrainingError
 from declip_training.files import replacing, write_json, writing
+from declip_training.markdown import grid
 
 from .report import TEXTS, VIEWS
 
@@ -37,22 +38,21 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
 
 def _markdown(report: Mapping[str, Any]) -> str:
     lines = ["# Disentanglement", "", *(f"- {note}" for note in report.get("notes", ())), "", _READING]
-    lines += ["## Retrieval", "", "| embedding | text | R@1 | R@5 | R@10 | text to image R@5 | mean rank |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    rows = []
     for view in VIEWS:
         for text in TEXTS:
             values = report["retrieval"][view][text]
             row = [values[f"recall@{k}"] for k in (1, 5, 10)] + [values["text_to_image_recall@5"], values["mean_rank"]]
-            lines.append(f"| {_LABELS[view]} | {_SIGNS[text]} | " + " | ".join(f"{v:.3f}" for v in row) + " |")
+            rows.append([_LABELS[view], _SIGNS[text], *(f"{v:.3f}" for v in row)])
+    headings = ("embedding", "text", "R@1", "R@5", "R@10", "text to image R@5", "mean rank")
+    lines += ["## Retrieval", "", grid(headings, rows).rstrip()]
     chance = ", ".join(f"{_SIGNS[t]} {report['retrieval']['clip'][t]['texts']}" for t in TEXTS)
     lines += ["", f"Different texts: {chance}. Mean rank is a share of them: 0 best, 0.5 chance.", ""]
     lines += ["![retrieval](retrieval.png)", "", "## Movement (1 - cosine)", ""]
-    lines += ["| | " + " | ".join(_LABELS[v] for v in VIEWS) + " |", "|---|" + "---|" * len(VIEWS)]
     moves = report["movement"]
-    for name in ("content", "distortion", "ratio"):
-        lines.append(f"| {name} | " + " | ".join(f"{moves[v][name]:.4f}" for v in VIEWS) + " |")
-    for name in moves["clip"]["each"]:
-        lines.append(f"| {name} | " + " | ".join(f"{moves[v]['each'][name]:.4f}" for v in VIEWS) + " |")
+    rows = [[name, *(f"{moves[v][name]:.4f}" for v in VIEWS)] for name in ("content", "distortion", "ratio")]
+    rows += [[name, *(f"{moves[v]['each'][name]:.4f}" for v in VIEWS)] for name in moves["clip"]["each"]]
+    lines.append(grid(["", *(_LABELS[v] for v in VIEWS)], rows).rstrip())
     return "\n".join([*lines, "", "![movement](movement.png)", ""])
 
 
