@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from declip_export.engine import export_engine
@@ -123,11 +125,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="session")
 def exported(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """``exported(family)`` is its engine with FP16 storage, exported once."""
-    folder = tmp_path_factory.mktemp("engines")
+    """``exported(family)`` is its engine with FP16 storage, exported once for all processes that run the tests.
+
+    They build the same models, as these come from a seed.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
+    folder.mkdir(exist_ok=True)
 
     @functools.cache
     def export(family: str) -> EngineFile:
-        return small(family).export(folder / f"{family}.engine")
+        path = folder / f"{family}.engine"
+        with FileLock(path.with_suffix(".lock")):
+            return EngineFile.open(path) if path.is_file() else small(family).export(path)
 
     return export
