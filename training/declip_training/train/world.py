@@ -87,8 +87,8 @@ class World:
             yield
         except RuntimeError as error:  # also of gloo, and of NCCL's time-outs
             raise LostProcessError(
-                f"one of the {self.size} processes that train together has ended. See what it said, or what ended it, "
-                "and give the command again: the run goes on from its last state."
+                f"one of the {self.size} processes that train together has ended ({_reason(error)}). See what it said, "
+                "or what ended it, and give the command again: the run goes on from its last state."
             ) from error
 
 
@@ -110,6 +110,11 @@ class _Gather(torch.autograd.Function):
         return total[ctx.own], None
 
 
+def _reason(error: Exception) -> str:
+    """The first line of torch's message, without its end."""
+    return str(error).strip().partition("\n")[0].rstrip(".")
+
+
 @contextmanager
 def join(device: str) -> Iterator[tuple[World, torch.device]]:
     """Join the processes that torchrun started, if it did; yields this process's place and its device.
@@ -123,8 +128,9 @@ def join(device: str) -> Iterator[tuple[World, torch.device]]:
         chosen = torch.device(f"cuda:{local}" if name == "cuda" else name)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise TrainingError(f"there is no device {name!r}: {reason} Use --device cpu, or cuda with a GPU.") from error
+        raise TrainingError(
+            f"there is no device {name!r}: {_reason(error)}. Use --device cpu, or cuda with a GPU."
+        ) from error
     # The thread that runs backward has no context of CUDA yet when it first multiplies; torch makes one, and says so.
     warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA context")
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -138,9 +144,9 @@ def join(device: str) -> Iterator[tuple[World, torch.device]]:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise TrainingError(
-            f"cannot join {size} processes: {reason}. Start them with torchrun, or unset WORLD_SIZE to train alone."
+            f"cannot join {size} processes: {_reason(error)}. Start them with torchrun, or unset WORLD_SIZE to train "
+            "alone."
         ) from error
     try:
         yield World(distributed.get_rank(), distributed.get_world_size()), chosen
