@@ -44,10 +44,16 @@ def test_it_offers_only_what_was_validated(engine: EngineFile) -> None:
 
 
 @pytest.fixture(scope="module")
-def judged(engine: EngineFile) -> dict[str, str]:
-    """The ledger's last row on this engine that leaves near-duplicates out; those of declip evaluate do not."""
+def looks(engine: EngineFile) -> list[dict[str, str]]:
+    """The ledger's rows on this engine that leave near-duplicates out; those of declip evaluate do not."""
     with (ROOT / "benchmarks/results/biq2021_test.csv").open(newline="", encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["engine_id"] == engine.id[:16] and row["mean"]]
+        return [row for row in csv.DictReader(stream) if row["engine_id"] == engine.id[:16] and row["mean"]]
+
+
+@pytest.fixture(scope="module")
+def judged(looks: list[dict[str, str]]) -> dict[str, str]:
+    """The last of them with one view."""
+    rows = [row for row in looks if not row["note"].startswith("views=")]
     assert rows, "the bundled engine was never judged: python -m declip_training.evaluation.biq2021"
     return rows[-1]
 
@@ -59,6 +65,16 @@ def test_its_card_states_what_the_ledger_does(engine: EngineFile, judged: dict[s
     score = engine.manifest.scores[0]
     assert score.validated is not None
     assert score.validated.srcc == pytest.approx(float(judged["mean"]), abs=1e-4)
+
+
+def test_the_readme_states_what_the_ledger_does(looks: list[dict[str, str]], judged: dict[str, str]) -> None:
+    (five,) = (row for row in looks if row["note"].startswith("views=5;"))
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = {name: f"subset {name}" for name in ("ss01", "ss02", "ss03")}
+    for number, name in {**rows, "mean": "**mean of the three**", "pooled": "pooled, all 2,000"}.items():
+        (line,) = (line for line in lines if line.startswith(f"| {name}"))
+        stated = [float(cell.strip(" *")) for cell in line.split("|")[2:4]]
+        assert stated == pytest.approx([float(row[number]) for row in (judged, five)], abs=5.1e-4), name
 
 
 def test_the_ledger_knows_this_engine(judged: dict[str, str]) -> None:
