@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +49,22 @@ def photo() -> Image.Image:
 def make_profile() -> Callable[..., bytes]:
     """Makes ICC profiles: RGB primaries (XYZ at D50) and a response curve. The defaults are Adobe RGB (1998)."""
     return _icc_profile
+
+
+@pytest.fixture(scope="session")
+def on_full_disk() -> Callable[[list[str], int], subprocess.CompletedProcess[str]]:
+    """Runs a command that can write only so many bytes into a file, which stands for a disk that is full."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX's")
+    # Python 3.11 would keep the .pyc files that the limit cuts off
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def run(command: list[str], size: int) -> subprocess.CompletedProcess[str]:
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+        return subprocess.run(command, capture_output=True, text=True, env=environment, preexec_fn=limit)
+
+    return run
 
 
 @pytest.fixture(scope="session")

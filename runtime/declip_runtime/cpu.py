@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from .cgroups import cgroup_folders
 
 
 def available_cpus() -> int:
@@ -26,28 +27,8 @@ def _affinity() -> int:
 
 def _cgroup_quota(root: Path) -> float | None:
     """The tightest CPU quota of this process's control groups and their ancestors, in CPUs; None without one."""
-    quotas = [quota for folder in _cgroup_folders(root) if (quota := _quota(folder)) is not None]
+    quotas = [quota for folder in cgroup_folders("cpu", root) if (quota := _quota(folder)) is not None]
     return min(quotas, default=None)
-
-
-def _cgroup_folders(root: Path) -> Iterator[Path]:
-    """Folders that may hold a limit. In a container the path is often the host's, so every ancestor is tried."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        hierarchy, controllers, path = line.split(":", 2)
-        if hierarchy == "0":
-            mounts = ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
-        elif "cpu" in controllers.split(","):
-            mounts = [f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu"]
-        else:
-            continue
-        inner = PurePosixPath(path.lstrip("/"))
-        for mount in mounts:
-            for folder in (inner, *inner.parents):
-                yield root / mount / folder
 
 
 def _quota(folder: Path) -> float | None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import json
 import os
+import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +94,33 @@ def shake(module: nn.Module, seed: int = 0, gain: float = 2.0) -> None:
                 buffer.normal_(0, 0.3, generator=generator)
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 2, generator=generator)
+
+
+class _Content(pickle.Pickler):
+    """Pickles tensors by their values alone, so that equal modules give equal bytes."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, torch.Tensor):
+            return bytes, (repr((obj.dtype, obj.shape)).encode() + obj.detach().contiguous().numpy().tobytes(),)
+        return NotImplemented
+
+
+@pytest.fixture(autouse=True, scope="session")
+def traced_once() -> Iterator[None]:
+    """torch takes seconds to trace a module, and most tests trace one of the same few: equal ones are traced once."""
+    trace, known = torch.onnx.export, {}
+
+    def export(module: nn.Module, *arguments: Any, **options: Any) -> Any:
+        content = io.BytesIO()
+        _Content(content).dump((module, arguments))
+        key = hashlib.sha256(content.getvalue() + repr(options).encode()).digest()
+        if key not in known:
+            known[key] = trace(module, *arguments, **options)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", export)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -236,16 +236,13 @@ def test_a_data_set_without_its_test_split(tower: Path, tmp_path: Path, capfd: A
     assert (report["photos"], report["missing"]) == (26, 1)
 
 
-def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half(ratings: Path, tower: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: 60 features of 64 bytes do not fit into 2 kB."""
-    resource = pytest.importorskip("resource", reason="file size limits of POSIX")
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 1024,) * 2)
-
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing_half(
+    ratings: Path, tower: Path, tmp_path: Path, on_full_disk: Callable[..., Any]
+) -> None:
+    """60 features of 64 bytes do not fit into 2 kB."""
     command = [*DECLIP, "coop", "--tower", str(tower), "--pretrained", "random", "--ratings", str(ratings)]
     command += ["-o", str(tmp_path / "run"), "--tokens", "2", "--steps", "5", "--validation", "0.3", "--threads", "1"]
-    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    result = on_full_disk(command, 2 * 1024)
     assert result.returncode == 2
     (line,) = [text for text in result.stderr.splitlines() if text.startswith("declip: ")]
     assert f"cannot write {tmp_path / 'run' / 'features' / '00000.safetensors'}" in line

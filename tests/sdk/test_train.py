@@ -185,16 +185,11 @@ def test_a_checkpoint_of_another_form_is_one_line(
 
 
 def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on_later(
-    arguments: Callable[..., list[str]], tmp_path: Path
+    arguments: Callable[..., list[str]], tmp_path: Path, on_full_disk: Callable[..., Any]
 ) -> None:
-    """A limit on the size of files stands for the disk: 20 kB are enough for the bank and too few for a checkpoint."""
-    resource = pytest.importorskip("resource")
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20 * 1024,) * 2)
-
+    """20 kB are enough for the bank and too few for a checkpoint."""
     command = [*DECLIP, *arguments("--latent", "600")]
-    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    result = on_full_disk(command, 20 * 1024)
     assert result.returncode == 2
     (line,) = [text for text in result.stderr.splitlines() if text.startswith("declip: ")]
     assert f"cannot write {tmp_path / 'run' / 'best.safetensors'}" in line

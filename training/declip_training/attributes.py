@@ -91,11 +91,12 @@ def selectivity(ladders: ChangeLadders, attribute: Attribute, pairs: Tensor, sca
         change = float((rows[:, -1] - rows[:, 0]).mean()) / spread
         sign = attribute.moved_by.get(str(kind), 0)
         if sign:
-            spearman.append(np.nanmean([stats.spearmanr(order, sign * row).statistic for row in rows]))
+            moving = [row for row in rows if np.ptp(row) > 0]  # colours cannot fade in a grey photo
+            spearman.append(float(np.mean([stats.spearmanr(order, sign * r).statistic for r in moving] or 0.0)))
             own.append(sign * change)
         elif attribute.left_by(str(kind)):
             others.append(abs(change))
-    result = {"own": float(min(spearman)), "moved": min(own), "strays": max(others, default=0.0)}
+    result = {"own": min(spearman), "moved": min(own), "strays": max(others, default=0.0)}
     moved, strays = result["moved"], result["strays"]
     result["choice"] = result["own"] + (moved - strays) / (abs(moved) + strays + 1e-6)
     return result

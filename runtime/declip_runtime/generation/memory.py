@@ -6,10 +6,11 @@ library, so a pass here is no promise, but a refusal is certain to be right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 
 from declip_runtime import onnx_head
+from declip_runtime.cgroups import cgroup_folders
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import DeviceMemoryError
 
@@ -52,7 +53,8 @@ def available_memory(root: Path = Path("/")) -> int | None:
     free = _free(root)
     if free is None:
         return None
-    return max(min([free, *(room for folder in _groups(root) if (room := _room(folder)) is not None)]), 0)
+    rooms = (_room(folder) for folder in cgroup_folders("memory", root))
+    return max(min([free, *(room for room in rooms if room is not None)]), 0)
 
 
 def _elements(tensor: onnx_head.ExternalTensor) -> int:
@@ -69,26 +71,6 @@ def _free(root: Path) -> int | None:
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, ValueError, LookupError):
         return None
-
-
-def _groups(root: Path) -> Iterator[Path]:
-    """Folders that may hold a limit. In a container the path is often the host's, so every ancestor is tried."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        hierarchy, controllers, path = line.split(":", 2)
-        if hierarchy == "0":
-            mounts = ["sys/fs/cgroup", "sys/fs/cgroup/unified"]
-        elif "memory" in controllers.split(","):
-            mounts = ["sys/fs/cgroup/memory"]
-        else:
-            continue
-        inner = PurePosixPath(path.lstrip("/"))
-        for mount in mounts:
-            for folder in (inner, *inner.parents):
-                yield root / mount / folder
 
 
 def _room(folder: Path) -> int | None:

@@ -368,21 +368,11 @@ def test_another_model_needs_another_journal(file: Path, tmp_path: Path, capfd: 
     assert len(server.seen) == 12
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
-def test_a_full_disk_is_one_message(file: Path, tmp_path: Path) -> None:
-    """A limit on file size stands for the full disk: the journal may hold its head, not a reply."""
-    program = (
-        "import resource, signal, sys\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\n"
-        "from declip_sdk.cli import run\n"
-        "sys.exit(run(sys.argv[1:]))\n"
-    )
+def test_a_full_disk_is_one_message(file: Path, tmp_path: Path, on_full_disk: Callable[..., Any]) -> None:
+    """The journal may hold its head, not a reply."""
     journal = tmp_path / "t.journal.jsonl"
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     with chat_server() as server:
-        command = [sys.executable, "-c", program, *arguments(file, server)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = on_full_disk([sys.executable, "-m", "declip_sdk", *arguments(file, server)], 300)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1, done.stderr
         assert f"cannot write {journal}" in done.stderr
