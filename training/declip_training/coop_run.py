@@ -17,11 +17,13 @@ from torch.nn import functional as F
 from declip_runtime.errors import TrainingError
 from declip_training.coop import CoopConfig, learn_context, opinion_loss, pair_scores, require_room
 from declip_training.evaluation.metrics import plcc, srcc
-from declip_training.files import replacing, write_json, writing
+from declip_training.files import replacing, write_json
 from declip_training.model.prompts import LARGEST_SCALE, PromptSet, ScorePrompts
 from declip_training.opinions import Opinions
 from declip_training.rated_features import rated_features
+from declip_training.train.sole import sole
 from declip_training.train.towers import Towers
+from declip_training.train.world import World
 
 Progress = Callable[[str, int, int], None]
 _NAMED = 3
@@ -76,26 +78,38 @@ def run_coop(
 
     The report, which is returned, holds SRCC and PLCC on the photos that were held out, with the words alone and with
     the context. They chose the step: quote the numbers of a data set that was not used here. Raises TrainingError
-    for photos that cannot be read (unless they may be skipped), too few of them, and opinions that are all the same;
-    ExportError, before any photo is read, for a context that the text tower has no room for.
+    for photos that cannot be read (unless they may be skipped), too few of them, opinions that are all the same, and a
+    folder that another run has; ExportError, before any photo is read, for a context that the text tower has no room
+    for. ``warn`` is told where the context is no better than the words alone.
     """
     at = next(i for i, s in enumerate(job.prompts.scores) if s.spec.name == job.score)
-    score = job.prompts.scores[at]
-    require_room(towers.clip, towers.tokenizer, score.spec.pairs, job.config)
-    with writing(job.folder):
-        job.folder.mkdir(parents=True, exist_ok=True)
-    total = len(opinions.paths)
+    require_room(towers.clip, towers.tokenizer, job.prompts.scores[at].spec.pairs, job.config)
+    with sole(job.folder, World(), warn):
+        return _learned(job, at, towers, perceptual, opinions, progress, warn)
+
+
+def _learned(
+    job: CoopJob,
+    at: int,
+    towers: Towers,
+    perceptual: nn.Module,
+    opinions: Opinions,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    score, total = job.prompts.scores[at], len(opinions.paths)
+    _require_enough(opinions, job.validation)  # before any photo is read
     features, unreadable = rated_features(
         job.folder / FEATURES, towers, opinions.paths, job.threads, lambda done: progress("photos", done, total)
     )
     if unreadable:
         _report_unreadable(unreadable, total, job.skip_unreadable, warn)
         opinions = opinions.without([place for place, _ in unreadable])
+        _require_enough(opinions, job.validation)
     with torch.no_grad():
         embedded = F.normalize(perceptual(features), dim=-1)
     held = torch.from_numpy(opinions.held_out(job.validation))
     mos = torch.from_numpy(opinions.mos)
-    _require_enough(mos[held], mos[~held])
     own = float(towers.clip.logit_scale.detach().exp())  # type: ignore[operator]
     scale = job.scale or job.prompts.logit_scale or own
 
@@ -123,6 +137,14 @@ def run_coop(
     scores = (*job.prompts.scores[:at], learned, *job.prompts.scores[at + 1 :])
     chosen = PromptSet(scores, scale)
     settings = {**asdict(job.config), "tokens": context.shape[-2]}  # of the words, where it started from words
+    alone = agreement(words)
+    reached = agreement(PromptSet((learned,)).encode(towers.clip, towers.tokenizer).pairs)
+    if reached["srcc"] <= alone["srcc"]:
+        warn(
+            "on the photos that were held out the context is no better than the words alone "
+            f"(SRCC {reached['srcc']:.4f} and {alone['srcc']:.4f}). Do not use it; more photos, or fewer --tokens, may "
+            "do better."
+        )
     report: dict[str, Any] = {
         "opinions": opinions.title,
         "photos": len(opinions.paths),
@@ -132,8 +154,8 @@ def run_coop(
         "tower": towers.tower,
         "pretrained": towers.pretrained,
         "score": job.score,
-        "words alone": agreement(words),
-        "with context": agreement(PromptSet((learned,)).encode(towers.clip, towers.tokenizer).pairs),
+        "words alone": alone,
+        "with context": reached,
         "settings": {**settings, "batch": job.batch, "plcc": job.plcc, "logit_scale": scale},
     }
     with replacing(job.folder / LOG) as partial:
@@ -143,14 +165,16 @@ def run_coop(
     return report
 
 
-def _require_enough(held: Tensor, rest: Tensor) -> None:
+def _require_enough(opinions: Opinions, share: float) -> None:
+    chosen = opinions.held_out(share)
+    held, rest = opinions.mos[chosen], opinions.mos[~chosen]
     if len(held) < 3 or len(rest) < 2:
         left = f"{len(held)} photos are held out and {len(rest)} are left to learn from"
         raise TrainingError(f"{left}. Give more photos.")
-    for what, opinions in (("held out", held), ("left to learn from", rest)):
-        if opinions.min() == opinions.max():
+    for what, values in (("held out", held), ("left to learn from", rest)):
+        if values.min() == values.max():
             raise TrainingError(
-                f"the {len(opinions)} photos that are {what} all have the same score. Give more photos, or change the "
+                f"the {len(values)} photos that are {what} all have the same score. Give more photos, or change the "
                 "share that is held out."
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from declip_runtime.errors import TrainingError
 
-from .evaluation.datasets import DATASETS, TEST, collect
+from .evaluation.datasets import ALL, DATASETS, TEST, collect_parts
 from .i2t.records import read_rows
 
 LEAST = 10
@@ -49,17 +50,16 @@ def read_data_set(name: str, folder: Path, *, allow_missing: bool = False) -> Op
     """Everything of a public data set that is not its official test split; all of it where there is no such split.
 
     Photos that are not on disk are refused, or counted and left out with ``allow_missing``. Raises TrainingError for an
-    unknown name and for what ``collect`` refuses.
+    unknown name and for what ``collect_parts`` refuses.
     """
     if name not in DATASETS:
         raise TrainingError(f"there is no data set {name!r}. There are: {', '.join(DATASETS)}.")
     dataset = DATASETS[name]
-    parts = [part for part in dataset.splits if part != TEST] or ["all"]
-    found = [collect(dataset, folder, part, allow_missing=allow_missing) for part in parts]
-    photos = [photo for part in found for photo in part.photos]
+    parts = [part for part in dataset.splits if part != TEST] or [ALL]
+    found = collect_parts(dataset, folder, parts, allow_missing=allow_missing)
     title = dataset.title + (f", official {' and '.join(parts)}" if dataset.splits else "")
-    opinions = _scaled(title, [(p.name, p.path, p.score) for p in photos])
-    return replace(opinions, missing=sum(len(part.missing) for part in found))
+    opinions = _scaled(title, [(p.name, p.path, p.score) for p in found.photos])
+    return replace(opinions, missing=len(found.missing))
 
 
 def read_table(table: Path) -> Opinions:
@@ -78,8 +78,9 @@ def read_table(table: Path) -> Opinions:
                 f"row {number} of {table} has the image {image!r} and the score {row['score']!r}. Give a path and a "
                 "finite number, or remove the row."
             )
-        if seen.setdefault(image, number) != number:
-            raise TrainingError(f"rows {seen[image]} and {number} of {table} name the same image {image!r}. Keep one.")
+        first = seen.setdefault(os.path.normpath(image), number)
+        if first != number:
+            raise TrainingError(f"rows {first} and {number} of {table} name the same image {image!r}. Keep one.")
         found.append((image, table.parent / image, score))
     return _scaled(str(table), found)
 

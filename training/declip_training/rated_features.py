@@ -33,21 +33,25 @@ def rated_features(
 ) -> tuple[Tensor, Failed]:
     """Tower embeddings float32 [N, D] of the whole photos that can be read, and (place, reason) of the others.
 
-    Kept in ``folder``, a file for every 1,024 photos, which is made anew where photos or tower have changed.
-    ``progress`` is told how many photos are done. Raises TrainingError where no photo can be read, and for a damaged
-    file.
+    Kept in ``folder``, a file for every 1,024 photos, which is made anew where photos or tower have changed. Photos
+    that could not be read are tried again each time. ``progress`` is told how many photos are done. Raises
+    TrainingError where no photo can be read, and for a damaged file.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     rows: list[Tensor] = []
     failed: Failed = []
+    made_by = json.dumps({**towers.identity(), "precision": towers.precision}, sort_keys=True)
     for start in range(0, len(paths), PART):
         part = paths[start : start + PART]
         file = folder / f"{start // PART:05}.safetensors"
-        key = _key(towers, part)
-        found = _stored(file, key)
-        if found is None:
-            found = _embed(towers, part, threads, progress, start)
+        key = _key(made_by, part)
+        stored = _stored(file, key)
+        if stored is None:
+            found = _embed(towers, part, threads, lambda done, before=start: progress(before + done))  # type: ignore[misc]
+        else:
+            found = _once_more(towers, part, threads, stored)
+        if stored is None or len(found[1]) < len(stored[1]):
             with replacing(file) as partial:
                 save_file({"features": found[0]}, partial, metadata={"key": key, "failed": json.dumps(found[1])})
         progress(start + len(part))
@@ -71,10 +75,28 @@ def _stored(file: Path, key: str) -> tuple[Tensor, Failed] | None:
         raise TrainingError(f"{file} cannot be read: {error}. Remove it and run again.") from error
 
 
-def _embed(
-    towers: Towers, paths: Sequence[Path], threads: int, progress: Callable[[int], None], before: int
+def _once_more(
+    towers: Towers, paths: Sequence[Path], threads: int, stored: tuple[Tensor, Failed]
 ) -> tuple[Tensor, Failed]:
-    """``before`` photos were done already, as ``progress`` is told."""
+    """``stored`` with those of its failures that can be read now."""
+    features, failures = stored
+    if not failures:
+        return stored
+    places = [place for place, _ in failures]
+    again, still = _embed(towers, [paths[place] for place in places], threads, lambda done: None)
+    if len(still) == len(failures):
+        return stored
+    failed = [(places[i], reason) for i, reason in still]
+    lacking = {place for place, _ in failed}
+    of_old = [i for i in range(len(paths)) if i not in places]
+    of_new = [place for place in places if place not in lacking]
+    order = np.argsort([*of_old, *of_new])
+    return torch.cat([part for part in (features, again) if len(part)])[order], failed
+
+
+def _embed(
+    towers: Towers, paths: Sequence[Path], threads: int, progress: Callable[[int], None]
+) -> tuple[Tensor, Failed]:
     rows: list[Tensor] = [torch.zeros(0)]  # where no photo can be read
     failed: Failed = []
     pending: list[npt.NDArray[np.uint8]] = []
@@ -94,16 +116,15 @@ def _embed(
         if len(pending) == _AT_ONCE:
             rows.append(towers.images(pending).cpu())
             pending = []
-            progress(before + place + 1)
+            progress(place + 1)
     if pending:
         rows.append(towers.images(pending).cpu())
     return torch.cat(rows[1:] or rows), failed
 
 
-def _key(towers: Towers, paths: Sequence[Path]) -> str:
-    """What features were made from: the tower's weights, its precision, and the photos' paths, sizes and times."""
-    made_by = {**towers.identity(), "precision": towers.precision}
-    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode())
+def _key(made_by: str, paths: Sequence[Path]) -> str:
+    """What features were made from: the tower's weights and precision, and the photos' paths, sizes and times."""
+    digest = hashlib.sha256(made_by.encode())
     for path in paths:
         try:
             stat = path.stat()

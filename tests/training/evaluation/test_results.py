@@ -42,7 +42,7 @@ def collection(name: str = "koniq", *, attributes: bool = False, groups: bool = 
         )
         for i in range(N)
     )
-    return Collection(DATASETS[name], "test", photos, tuple(f"m{i}.jpg" for i in range(missing)))
+    return Collection(DATASETS[name], Path(), "test", photos, tuple(f"m{i}.jpg" for i in range(missing)))
 
 
 def scored(names: tuple[str, ...] = ("quality",), *, failed: Mapping[int, str] | None = None, sign: int = 1) -> Scored:

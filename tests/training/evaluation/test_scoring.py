@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -197,29 +198,43 @@ def test_damage_is_told_with_its_line(damage: str, collection: Collection, tmp_p
         score(collection, tmp_path / "cache")
 
 
-def test_scores_made_with_something_else_go(collection: Collection, tmp_path: Path) -> None:
+def test_scores_made_with_something_else_stay_and_are_not_mixed_in(collection: Collection, tmp_path: Path) -> None:
     """As when "auto" takes another precision, because the folder came from another machine."""
     score(collection, tmp_path / "cache")
     (file,) = (tmp_path / "cache").iterdir()
     lines = file.read_text().splitlines()
     header = json.loads(lines[0])
     header["identity"]["precision"] = "bf16"
-    others = [json.dumps([f"1024x768/{i}.jpg", 1, 1, [0.1, 0.2, 0.3]]) for i in range(9)]
-    file.write_text("\n".join([json.dumps(header), *lines[1:-1], *others]) + "\n")
+    other = file.rename(file.with_name(file.name.replace(file.stem[-8:], "0" * 8)))
+    other.write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+    before = other.read_bytes()
     photo = collection.photos[0].path
-    size, changed = photo.stat().st_size, photo.stat().st_mtime_ns
-    photo.write_bytes(b"?" * size)  # unreadable now, though nothing of it tells so
-    os.utime(photo, ns=(changed, changed))
+    whole, times = photo.read_bytes(), (photo.stat().st_atime_ns, photo.stat().st_mtime_ns)
+    photo.write_bytes(b"another size: unreadable now")
     found = score(collection, tmp_path / "cache")
     assert (found.fresh, found.identity["precision"]) == (5, "fp32")
-    assert found.good.tolist() == [False, True, True, True, True]  # no score of then among those of now
+    assert found.good.tolist() == [False, True, True, True, True]
     assert len(file.read_text().splitlines()) == 5
+    assert other.read_bytes() == before
+    photo.write_bytes(whole)
+    os.utime(photo, ns=times)
+    found = score(collection, tmp_path / "cache")
+    assert (found.fresh, found.identity["precision"]) == (0, "bf16"), "all of them are there"
+
+
+def test_photos_of_one_name_in_another_folder_are_others(collection: Collection, tmp_path: Path) -> None:
+    score(collection, tmp_path / "cache")
+    shutil.copytree(tmp_path / "koniq", tmp_path / "copy")  # with the times of change
+    copied = collect(DATASETS["koniq"], tmp_path / "copy", "all")
+    assert score(copied, tmp_path / "cache").fresh == 5
+    assert score(collection, tmp_path / "cache").fresh == 0
 
 
 def test_a_file_that_another_process_writes_is_left_alone(collection: Collection, tmp_path: Path) -> None:
     """Two that write at once would write over each other's lines."""
-    request = FAKE.request(EngineFile.open(TINY))
-    path = score_cache.cache_path(tmp_path / "cache", collection.dataset.name, request)
+    request = FAKE.request(EngineFile.open(TINY), collection.root)
+    with Scorer(TINY, backend="fake") as scorer:
+        path = score_cache.cache_path(tmp_path / "cache", collection.dataset.name, request, scorer.identity)
     program = (
         "import sys\nfrom pathlib import Path\nfrom declip_training.evaluation.score_cache import ScoreCache\n"
         "cache = ScoreCache(Path(sys.argv[1]))\ncache.start({'engine': 'x'}, ['quality'])\n"

@@ -1,7 +1,12 @@
-"""How far a correlation would move with other photos of the same kind: percentile bootstrap over photos."""
+"""How far a correlation would move with other photos of the same kind: percentile bootstrap over photos.
+
+Photos made from one reference are no independent draws: then whole references are drawn (Davison and Hinkley,
+Bootstrap Methods and their Application, 1997, section 3.8).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,22 +28,28 @@ class Bootstrap(NamedTuple):
 
 
 def bootstrap(
-    predicted: npt.NDArray[np.floating], target: npt.NDArray[np.floating], *, draws: int = 1000, seed: int = 0
+    predicted: npt.NDArray[np.floating],
+    target: npt.NDArray[np.floating],
+    *,
+    references: Sequence[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> Bootstrap:
-    """SRCC, KRCC (tau-b) and PLCC of ``draws`` draws of as many photos as there are.
+    """SRCC, KRCC (tau-b) and PLCC of ``draws`` draws of as many photos, or as many ``references``, as there are.
 
-    ``predicted`` and ``target`` are finite, [N]. Equal to SciPy's correlations of the same draws. The draws follow
-    from ``seed``, N and ``draws`` alone, so engines that are compared on the same photos meet the same draws.
+    ``predicted`` and ``target`` are finite, [N]; ``references`` [N], where given, say which photos are drawn together.
+    Equal to SciPy's correlations of the same draws. The draws follow from ``seed``, N, ``references`` and ``draws``
+    alone, so engines that are compared on the same photos meet the same draws.
     """
     x_values, x_codes = np.unique(predicted, return_inverse=True)
     y_values, y_codes = np.unique(target, return_inverse=True)
     x, y = _standard(predicted), _standard(target)
     rng = np.random.default_rng(seed)
     found = Bootstrap(np.empty(draws), np.empty(draws), np.empty(draws))
-    step = max(1, _ELEMENTS_AT_ONCE // len(x))
-    for start in range(0, draws, step):
-        rows = slice(start, min(start + step, draws))
-        drawn = rng.integers(0, len(x), (rows.stop - rows.start, len(x)))
+    start = 0
+    for drawn in _photos(rng, len(x), draws) if references is None else _of_references(rng, references, draws):
+        rows = slice(start, start + len(drawn))
+        start = rows.stop
         x_drawn, y_drawn = x_codes[drawn], y_codes[drawn]
         found.srcc[rows] = _pearson(_ranks(x_drawn, len(x_values)), _ranks(y_drawn, len(y_values)))
         found.krcc[rows] = [stats.kendalltau(a, b).statistic for a, b in zip(x_drawn, y_drawn, strict=True)]
@@ -46,6 +57,21 @@ def bootstrap(
         constant = (np.ptp(x_drawn, axis=1) == 0) | (np.ptp(y_drawn, axis=1) == 0)
         found.plcc[rows][constant] = np.nan  # the mean of equal numbers may miss them by a rounding
     return found
+
+
+def _photos(rng: np.random.Generator, photos: int, draws: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows of drawn places, [B, N] each."""
+    step = max(1, _ELEMENTS_AT_ONCE // photos)
+    for start in range(0, draws, step):
+        yield rng.integers(0, photos, (min(step, draws - start), photos))
+
+
+def _of_references(rng: np.random.Generator, references: Sequence[str], draws: int) -> Iterator[npt.NDArray[np.int64]]:
+    """The same with all photos of each drawn reference; one row each, because their lengths differ."""
+    names, codes = np.unique(np.asarray(references), return_inverse=True)
+    places = [np.nonzero(codes == code)[0] for code in range(len(names))]
+    for _ in range(draws):
+        yield np.concatenate([places[i] for i in rng.integers(0, len(names), len(names))])[None]
 
 
 def _standard(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:

@@ -39,9 +39,21 @@ def checkout_ledger() -> Path | None:
 
 
 def require_ledger(ledger: Path) -> None:
-    """Raise UsageError where no row can be appended to ``ledger``, which is worth knowing before hours of work."""
+    """Raise UsageError where no row can be appended to ``ledger``, or is none: worth knowing before hours of work."""
     if ledger.is_dir() or not os.access(ledger if ledger.exists() else ledger.parent, os.W_OK):
         raise UsageError(f"the ledger {ledger} cannot be written. Name another file with --ledger.")
+    if ledger.is_file():
+        try:
+            with ledger.open(newline="", encoding="utf-8") as stream:
+                header = next(csv.reader(stream), [])
+                stream.read()
+        except (UnicodeDecodeError, csv.Error):
+            header = ["no table"]
+        if tuple(header) not in ((), COLUMNS):
+            raise UsageError(
+                f"{ledger} is no ledger: its columns are not {', '.join(COLUMNS[:4])}, ... in UTF-8. Name another file "
+                "with --ledger."
+            )
 
 
 def is_recorded(ledger: Path, row: Mapping[str, str], note: str) -> bool:
@@ -61,10 +73,12 @@ def append_ledger(ledger: Path, row: Mapping[str, str], note: str = "") -> None:
     date = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M")
     try:
         ledger.parent.mkdir(parents=True, exist_ok=True)
-        new = not ledger.is_file()
+        before = ledger.read_bytes()[-1:] if ledger.is_file() else b""
         with ledger.open("a", newline="", encoding="utf-8") as stream:
+            if before not in (b"", b"\n"):  # an editor took the end of the last line away
+                stream.write("\n")
             writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-            if new:
+            if not before:
                 writer.writeheader()
             writer.writerow({"date": date, "commit": commit() or "unknown", **row, "note": note})
     except OSError as error:

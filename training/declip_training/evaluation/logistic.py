@@ -43,10 +43,10 @@ class Logistic:
 def fit_logistic(scores: Vector, opinions: Vector) -> Logistic | None:
     """Fit by least squares to finite ``scores`` and ``opinions``, both [N]; None where the fit does not converge.
 
-    Fewer points than parameters have none either. Neither may be constant. Of two starts the one that ends nearer is
-    taken: the customary one (the opinions' extremes, the scores' mean and a quarter of their standard deviation) may
-    end in a step beside the scores, where the whole standard deviation does not. Both are turned round where the raw
-    correlation is negative.
+    Fewer points than parameters have none either. Neither may be constant. Of several starts the one that ends nearest
+    is taken. The customary one (the opinions' extremes, the scores' mean and a quarter of their standard deviation) may
+    end in a step beside the scores where the whole standard deviation does not, and says little of scores of which a
+    few lie far out: so their median and quartiles are tried too. All are tried rising and falling.
     """
     x, y = np.asarray(scores, np.float64), np.asarray(opinions, np.float64)
     if len(x) < PARAMETERS:
@@ -54,8 +54,12 @@ def fit_logistic(scores: Vector, opinions: Vector) -> Logistic | None:
     unit = float(np.abs(x).max())  # squares of very small or large scores would vanish or overflow
     mean, spread = float((x / unit).mean()), float((x / unit).std())
     standard = (x / unit - mean) / spread
-    ends = (y.max(), y.min()) if float(standard @ (y - y.mean())) >= 0 else (y.min(), y.max())
-    found = [_least_squares(standard, y, (*ends, 0.0, width)) for width in (0.25, 1.0)]
+    first, middle, third = (float(q) for q in np.quantile(standard, (0.25, 0.5, 0.75)))
+    places = [(0.0, 0.25), (0.0, 1.0)]
+    if third > first:
+        places += [(middle, (third - first) / 4), (middle, third - first)]
+    ends = ((float(y.max()), float(y.min())), (float(y.min()), float(y.max())))
+    found = [_least_squares(standard, y, (*end, *place)) for end in ends for place in places]
     converged = [parameters for parameters in found if parameters is not None]
     if not converged:
         return None

@@ -68,10 +68,13 @@ class Agreement:
     plcc_interval: tuple[float, float] | None = None
 
 
-def agreement(predicted: Vector, target: Vector, *, draws: int = 1000, seed: int = 0) -> Agreement:
+def agreement(
+    predicted: Vector, target: Vector, *, references: Sequence[str] | None = None, draws: int = 1000, seed: int = 0
+) -> Agreement:
     """All numbers of agreement of ``predicted`` scores with ``target`` opinions, finite, [N] each.
 
-    ``draws`` is the number of bootstrap samples, 0 for no intervals. Raises TrainingError for fewer than 3 photos,
+    ``draws`` is the number of bootstrap samples, 0 for no intervals; of whole ``references`` [N] where they are given,
+    what each photo was made from. Raises TrainingError for fewer than 3 photos,
     different lengths, and values that are not finite.
     """
     x, y = np.asarray(predicted, np.float64), np.asarray(target, np.float64)
@@ -86,7 +89,8 @@ def agreement(predicted: Vector, target: Vector, *, draws: int = 1000, seed: int
     fit = fit_logistic(x, y)
     fitted = None if fit is None else fit(x)
     usable = fitted is not None and np.ptp(fitted) > 0
-    intervals = [interval(values) for values in bootstrap(x, y, draws=draws, seed=seed)] if draws else [None] * 3
+    drawn = bootstrap(x, y, references=references, draws=draws, seed=seed) if draws else None
+    intervals = [None] * 3 if drawn is None else [interval(values) for values in drawn]
     return Agreement(
         n=len(x),
         srcc=srcc(x, y),

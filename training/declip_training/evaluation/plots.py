@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -41,11 +42,13 @@ def scatter(results: Sequence[Result]) -> bytes:
     dataset = results[0].collection.dataset
     panels[0].set_ylabel(_plain(f"{dataset.title}: {results[0].target}"))
     picture = io.BytesIO()
-    # no date and version inside: the same numbers give the same file
-    figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # boxes are drawn for what its font lacks
+        # no date and version inside: the same numbers give the same file
+        figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
     return picture.getvalue()
 
 
 def _plain(text: str) -> str:
-    """Matplotlib reads what stands between dollar signs as mathematics."""
-    return text.replace("$", r"\$")
+    """Matplotlib reads what stands between dollar signs as mathematics, and takes no bytes that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")

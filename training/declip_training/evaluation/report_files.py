@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from declip_training.markdown import plain, plain_grid
 
+from .logistic import PARAMETERS
 from .results import Result
 from .tables import HEADINGS, beside_the_paper, notes, short, source, table_lines
 
@@ -18,12 +19,13 @@ COLUMNS = (
     "plcc_fitted", "rmse", "fit",
     "engine_id", "backend", "precision", "decode", "views",
 )  # fmt: skip
-NO_FIT, FALLS, RISES = "did not converge", "falls", "rises"
+CONSTANT, TOO_FEW, NO_FIT, FALLS, RISES = "constant", "too few photos", "did not converge", "falls", "rises"
 """Values of the column ``fit``."""
 
 _EXPLANATION = """\
 PLCC is of the raw scores; PLCC fitted and RMSE come after the four-parameter logistic curve (VQEG). Intervals are the
-central 95 % of a percentile bootstrap over photos. The paper states neither its splits nor whether it fitted a curve.
+central 95 % of a percentile bootstrap over photos, or over references where every photo was made from one. The paper
+states neither its splits nor whether it fitted a curve.
 """
 
 
@@ -89,7 +91,10 @@ def _records(result: Result) -> list[dict[str, str]]:
         "krcc": a.krcc, "krcc_low": krcc_low, "krcc_high": krcc_high,
         "plcc": a.plcc, "plcc_low": plcc_low, "plcc_high": plcc_high, "plcc_fitted": a.plcc_fitted, "rmse": a.rmse,
     }  # fmt: skip
-    fit = NO_FIT if a.fit is None else FALLS if a.fit.falls else RISES
+    if a.fit is not None:
+        fit = FALLS if a.fit.falls else RISES
+    else:
+        fit = CONSTANT if math.isnan(a.srcc) else TOO_FEW if a.n < PARAMETERS else NO_FIT
     counts = {"n": str(a.n), "failed": str(result.failed), "missing": str(result.missing), "fit": fit}
     whole = {**place, **counts, **{name: _exact(value) for name, value in numbers.items()}}
     return [whole, *({**place, "group": g.name, "n": str(g.n), "srcc": _exact(g.srcc)} for g in result.groups)]

@@ -71,6 +71,7 @@ def compare(
             f"{collection.dataset.title} has {len(photos)} photos that could be scored, of {len(good)}. "
             f"At least {MINIMUM} are needed; look at the reasons above."
         )
+    references = [str(photo.reference) for photo in photos] if all(photo.reference for photo in photos) else None
     names = sorted({name for photo in photos for name in photo.attributes})
     opinions = {OVERALL: np.array([photo.score for photo in photos])}
     opinions |= {name: np.array([photo.attributes[name] for photo in photos]) for name in names}
@@ -88,7 +89,7 @@ def compare(
                     label,
                     name,
                     scores.identity,
-                    agreement(predicted, values, draws=draws),
+                    agreement(predicted, values, references=references, draws=draws),
                     _groups(predicted, values, [p.group for p in photos]) if target == OVERALL else (),
                     predicted,
                     values,

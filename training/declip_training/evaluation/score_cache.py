@@ -1,9 +1,9 @@
 """Scores kept on disk, one line a photo, so that nothing is scored twice and a killed run goes on where it was.
 
-A file belongs to one data set and one setting: engine.id, backend, device, precision, decode, views and the version
-of the preprocessing. Its first line says so; every other line has a photo's name, size and time of change, and its
-scores. A photo that was replaced is scored again. Photos that failed are not kept: the next run tries them again.
-Only one process at a time writes a file; reading needs no turn.
+A file belongs to one data set in one folder and one setting: engine.id, backend, device, precision, decode, views and
+the version of the preprocessing. Its first line says so; every other line has a photo's name, size and time of change,
+and its scores. A photo that was replaced is scored again. Photos that failed are not kept: the next run tries them
+again. Only one process at a time writes a file; reading needs no turn.
 """
 
 from __future__ import annotations
@@ -37,10 +37,23 @@ def photo_key(photo: Photo) -> Key:
     return photo.name, found.st_size, found.st_mtime_ns
 
 
-def cache_path(folder: Path, dataset: str, request: Mapping[str, Any]) -> Path:
-    """The file for a data set and a setting; settings that may give other scores give another file."""
-    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-    return folder / f"{dataset}-{digest[:24]}.jsonl"
+def cache_path(folder: Path, dataset: str, request: Mapping[str, Any], identity: Mapping[str, Any]) -> Path:
+    """The file for a data set, a setting and what it came to (``Scorer.identity``): "auto" may mean another backend."""
+    return folder / f"{_stem(dataset, request)}-{_digest(identity)[:8]}.jsonl"
+
+
+def cache_files(folder: Path, dataset: str, request: Mapping[str, Any]) -> list[Path]:
+    """The files that are there for a data set and a setting, whatever it came to; the newest first."""
+    found = folder.glob(f"{_stem(dataset, request)}-*.jsonl")
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def _stem(dataset: str, request: Mapping[str, Any]) -> str:
+    return f"{dataset}-{_digest(request)[:24]}"
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class ScoreCache:

@@ -17,7 +17,7 @@ from declip_runtime.options import Decode, Precision
 from declip_runtime.scorer import Scorer
 
 from .datasets import Collection, Photo
-from .score_cache import Key, ScoreCache, cache_path, photo_key
+from .score_cache import Key, ScoreCache, cache_files, cache_path, photo_key
 
 Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
 """Given the number of photos to score, what shows progress while the block runs and yields the step of one photo."""
@@ -46,8 +46,11 @@ class Settings:
             views=self.views,
         )
 
-    def request(self, engine: EngineFile) -> dict[str, Any]:
-        """What decides a score as far as it is known before a backend was chosen; JSON-ready."""
+    def request(self, engine: EngineFile, root: Path) -> dict[str, Any]:
+        """What decides a score as far as it is known before a backend was chosen; JSON-ready.
+
+        ``root`` is the data set's folder: the same names in another one may be other photos.
+        """
         return {
             "engine": engine.id,
             "backend": self.backend,
@@ -56,6 +59,7 @@ class Settings:
             "decode": self.decode,
             "views": self.views,
             "preprocessing": engine.scorer.preprocess.version,
+            "root": str(root.resolve()),
         }
 
 
@@ -110,18 +114,20 @@ class EngineScores:
         cache: ScoreCache | None = None
         keys: list[Key] = []
         todo: Sequence[int] = range(len(photos))
+        request = self._settings.request(self.engine, collection.root)
         if cache_folder is not None:
-            request = self._settings.request(self.engine)
-            cache = ScoreCache(cache_path(cache_folder, collection.dataset.name, request))
             keys = [photo_key(photo) for photo in photos]
-            todo = _fill(values, cache, keys, names)
-        if not todo and cache is not None and cache.identity is not None:
-            return Scored(names, values, {}, cache.identity, 0)
+            for path in cache_files(cache_folder, collection.dataset.name, request):
+                known = ScoreCache(path)
+                if known.identity is not None and not _fill(values, known, keys, names):
+                    return Scored(names, values, {}, known.identity, 0)
+        values[:] = math.nan
         if self._scorer is None:
             self._scorer = self._make_scorer()
-        if cache is not None and cache.start(self._scorer.identity, names):
-            values[:] = math.nan  # they were made by another backend or precision: "auto" now chooses differently
-            todo = range(len(photos))
+        if cache_folder is not None:
+            cache = ScoreCache(cache_path(cache_folder, collection.dataset.name, request, self._scorer.identity))
+            cache.start(self._scorer.identity, names)
+            todo = _fill(values, cache, keys, names)
         errors = self._stream(photos, todo, values, cache, keys, progress)
         return Scored(names, values, errors, self._scorer.identity, len(todo))
 

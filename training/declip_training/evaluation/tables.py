@@ -18,6 +18,10 @@ HEADINGS = (
 """Of the cells of a ``Line``."""
 
 
+PAPERS_SCORE = "quality"
+"""The score with the words of the paper's overall numbers."""
+
+
 @dataclass(frozen=True)
 class Line:
     """Cells in the order of HEADINGS, empty where there is no number; ``measured`` False for the paper's."""
@@ -63,7 +67,10 @@ def notes(results: Sequence[Result]) -> list[str]:
         elif agreement.fit is None:
             found.append(f"{where}: the logistic fit did not converge, so there is no fitted PLCC and no RMSE")
         elif agreement.fit.falls:
-            found.append(f"{where}: the fitted curve falls (*), so its PLCC hides that the score points the wrong way")
+            hidden = "that the score points the wrong way" if agreement.srcc < 0 else "that the scores' order says more"
+            found.append(f"{where}: the fitted curve falls (*), so its PLCC hides {hidden}")
+        if result.target == OVERALL and result.score != PAPERS_SCORE and published(result.collection.dataset.name):
+            found.append(f"{where}: compared is {result.score!r}; the paper's numbers are of Good photo. / Bad photo.")
     return list(dict.fromkeys(found))
 
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 
 from .artistic import APDD, APDDV2, BAID
 from .authentic import BIQ2021, KONIQ, LIVEC, SPAQ
-from .base import ALL, SPLITS, TEST, Collection, Dataset, Photo, Row, collect
+from .base import ALL, SPLITS, TEST, Collection, Dataset, Photo, Row, collect, collect_parts
 from .generated import AGIQA, RICHHF, SAC
 from .natural import AADB, AVA, EVA, PARA
 from .synthetic import CSIQ, KADID, LIVE, TID2013
 
-__all__ = ["ALL", "DATASETS", "SPLITS", "TEST", "Collection", "Dataset", "Photo", "Row", "collect"]
+__all__ = ["ALL", "DATASETS", "SPLITS", "TEST", "Collection", "Dataset", "Photo", "Row", "collect", "collect_parts"]
 
 _IN_THE_ORDER_OF_THE_PAPER = (
     LIVE, CSIQ, TID2013, KADID, LIVEC, KONIQ, SPAQ, AGIQA, AVA, AADB, PARA, EVA, BAID, APDD, RICHHF, SAC,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,9 +69,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Collection:
-    """The photos of one split of a data set, in the order of its table, and the names of those not on disk."""
+    """Photos of one split of a data set in its folder ``root``, in table order, and the names of those not on disk."""
 
     dataset: Dataset
+    root: Path
     split: str
     photos: tuple[Photo, ...]
     missing: tuple[str, ...] = ()
@@ -86,15 +87,19 @@ def collect(dataset: Dataset, root: Path, split: str = TEST, *, allow_missing: b
     Raises TrainingError for a folder or file that is missing, a split that does not exist, a row that cannot be read
     or has no finite score, an image that stands in the table twice, and missing images.
     """
+    return collect_parts(dataset, root, _parts(dataset, split), allow_missing=allow_missing)
+
+
+def collect_parts(dataset: Dataset, root: Path, parts: Sequence[str], *, allow_missing: bool = False) -> Collection:
+    """The same of several official splits together."""
     folder = Folder(root, dataset.title, dataset.source)
-    parts = _parts(dataset, split)
     photos: list[Photo] = []
     missing: list[str] = []
     seen: dict[str, str] = {}
     for part in parts:
         for row in dataset.read(folder, part):
-            _check(row, seen)
             name, path = posixpath.normpath(row.image), folder.find(row.image)
+            _check(row, name if path is None else posixpath.normpath(path.as_posix()), seen)
             if path is None:
                 missing.append(name)
                 continue
@@ -104,7 +109,7 @@ def collect(dataset: Dataset, root: Path, split: str = TEST, *, allow_missing: b
         raise _missing(dataset, missing, len(missing) + len(photos))
     if not photos:
         raise TrainingError(f"{dataset.title} in {root} has no photos. {dataset.source}")
-    return Collection(dataset, parts[0] if len(parts) == 1 else ALL, tuple(photos), tuple(missing))
+    return Collection(dataset, root, parts[0] if len(parts) == 1 else ALL, tuple(photos), tuple(missing))
 
 
 def _parts(dataset: Dataset, split: str) -> tuple[str, ...]:
@@ -118,11 +123,11 @@ def _parts(dataset: Dataset, split: str) -> tuple[str, ...]:
     raise TrainingError(f"{dataset.title} has no official {split} split. It has: {official}.")
 
 
-def _check(row: Row, seen: dict[str, str]) -> None:
+def _check(row: Row, file: str, seen: dict[str, str]) -> None:
     for name, value in {"score": row.score, **row.attributes}.items():
         if not math.isfinite(value):
             raise TrainingError(f"{row.where}: the {name} of {row.image} is {value}. Repair the table or get it again.")
-    first = seen.setdefault(row.image, row.where)
+    first = seen.setdefault(file, row.where)
     if first != row.where:
         raise TrainingError(f"{row.where}: {row.image} stands in {first} already. Repair the table or get it again.")
 

@@ -108,7 +108,8 @@ def csv_rows(
 ) -> Iterator[tuple[str, Cells]]:
     """Place and cells by column name of every row of a CSV file with a header; other columns are kept too.
 
-    Raises TrainingError for a missing column, a row that is too short to have all of them, and an unreadable file.
+    Raises TrainingError for a missing column, a row that is too short to have all of them or longer than the header,
+    and an unreadable file.
     """
     wanted = tuple(columns)
     reader = csv.reader(io.StringIO(_decoded(path, encodings), newline=""), delimiter=delimiter)
@@ -119,6 +120,11 @@ def csv_rows(
             if not any(cell.strip() for cell in cells):
                 continue
             where = f"line {reader.line_num} of {path}"
+            if any(cell.strip() for cell in cells[len(header) :]):
+                raise TrainingError(
+                    f"{where} has {len(cells)} cells, its header {len(header)}: is there a comma inside a number? "
+                    "Repair the table or get it again."
+                )
             row = dict(zip(header, cells, strict=False))
             for name in wanted:
                 text(row.get(name), where, name)
@@ -131,14 +137,17 @@ def sheet_rows(path: Path, columns: Iterable[str], sheet: str | None = None) -> 
     """Place and cells by column name (lower case) of every row below the header of an Excel sheet.
 
     The header is the first row that has all the columns, whatever stands above or beside it; ``sheet`` None is the
-    first one. Raises TrainingError for a missing sheet or column, an empty cell in one, and an unreadable file.
+    first one. Raises TrainingError for a missing sheet or column, a column that stands twice, an empty cell in one, and
+    an unreadable file.
     """
     wanted = [name.lower() for name in columns]
     header: list[str] = []
     for place, values in enumerate(_sheet(path, sheet), 1):
         if not header:
             names = ["" if value is None else str(value).strip().lower() for value in values]
-            header = names if set(wanted) <= set(names) else []
+            if set(wanted) <= set(names):
+                header = names
+                _require_columns(path, wanted, header)
             continue
         row = dict(zip(header, values, strict=False))
         if all(row.get(name) is None for name in wanted):

@@ -6,28 +6,45 @@ import re
 from collections.abc import Iterator
 from statistics import fmean
 
+from declip_runtime.errors import TrainingError
+
 from .base import TEST, TRAIN, VALIDATION, Dataset, Row
 from .files import Folder, csv_rows, lines, number, text
 
 # --- AVA
 
 _AVA_COLUMNS = 15  # index, id, counts of the votes 1 to 10, two tags, challenge
+_AVA_LISTED, _AVA_TEST = 0.8, 0.05
+"""Least shares: of the test list in the table (officially .997), and of the table in the test list (.078)."""
 
 
 def _ava(folder: Folder, split: str) -> Iterator[Row]:
     table = folder.file("AVA.txt")
-    test = {line for _, line in lines(folder.file("aesthetics_image_lists/generic_test.jpgl"))}
+    listed = folder.file("aesthetics_image_lists/generic_test.jpgl")
+    test = set()
+    for where, line in lines(listed):
+        if not line.isdecimal():
+            raise TrainingError(f"{where} is {line[:40]!r}, not the number of an image. Get the list again.")
+        test.add(line)
     images = folder.directory("images", "image", "ava_images")
+    rows = found = 0
     for where, line in lines(table):
         cells = line.split()
         if len(cells) != _AVA_COLUMNS:
             raise folder.incomplete(f"part of the row ({where} has {len(cells)} of {_AVA_COLUMNS} columns)")
+        rows, found = rows + 1, found + (cells[1] in test)
         if (cells[1] in test) == (split == TEST):
             votes = [number(cell, where, "a count of votes") for cell in cells[2:12]]
             if sum(votes) <= 0:
                 raise folder.incomplete(f"every vote on image {cells[1]} ({where})")
             mean = sum(value * count for value, count in enumerate(votes, 1)) / sum(votes)
             yield Row(f"{images}/{cells[1]}.jpg", mean, where)
+    # 19,930 of the 20,000 listed stand among the 255,530 rows; else test images would be taken for others, or be lost
+    if found < _AVA_LISTED * len(test) or found < _AVA_TEST * rows:
+        raise TrainingError(
+            f"of {rows:,} images in {table} {found:,} are among the {len(test):,} of {listed}: one of them is cut off "
+            "or another list. Get both again."
+        )
 
 
 AVA = Dataset(
