@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from scipy import stats
 
 from declip_runtime.scorer import Scorer
 from declip_sdk.cli import run
+from declip_training.model.checkpoint import ProjectorCheckpoint, save_projectors, tower_sha256
+from declip_training.model.projector import Projector
+from declip_training.model.tower import load_clip
+from declip_training.train.sole import sole
+from declip_training.train.world import World
 
 from .command import DECLIP
 
@@ -101,6 +111,112 @@ def test_the_tower_runs_once(learn: Callable[..., int], tmp_path: Path, ratings:
     Image.new("RGB", (40, 40)).save(tmp_path / rows_of(ratings)[0]["image"])
     assert learn() == 0
     assert features.stat().st_mtime_ns > made
+
+
+def test_photos_that_could_not_be_read_are_tried_again(
+    learn: Callable[..., int], tmp_path: Path, ratings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing of the file tells that it was repaired; the others are not."""
+    from declip_training import rated_features
+
+    assert learn() == 0
+    kept = tmp_path / "run" / "features" / "00000.safetensors"
+    whole = load_file(kept)["features"]
+    shutil.rmtree(tmp_path / "run")
+    photo = tmp_path / rows_of(ratings)[7]["image"]
+    content, times = photo.read_bytes(), (photo.stat().st_atime_ns, photo.stat().st_mtime_ns)
+    photo.write_bytes(bytes(len(content)))
+    os.utime(photo, ns=times)
+    assert learn() == 2
+    photo.write_bytes(content)
+    os.utime(photo, ns=times)
+    seen: list[int] = []
+    embed = rated_features._embed
+
+    def counted(towers: Any, paths: Any, *rest: Any) -> Any:
+        seen.append(len(paths))
+        return embed(towers, paths, *rest)
+
+    monkeypatch.setattr(rated_features, "_embed", counted)
+    assert learn() == 0
+    assert seen == [1]
+    assert torch.allclose(load_file(kept)["features"], whole, atol=1e-5)
+    assert learn() == 0
+    assert seen == [1]
+
+
+def test_the_numbers_are_of_the_engine_on_what_was_held_out(
+    learn: Callable[..., int], tower: Path, tmp_path: Path, ratings: Path
+) -> None:
+    """With a projector that changes scores, another scale and position: all reach the prompts file and the report."""
+    run_folder, projector = tmp_path / "run", tmp_path / "projector.safetensors"
+    with torch.random.fork_rng():
+        clip, _, _ = load_clip(str(tower), "random")
+        generator = torch.Generator().manual_seed(5)
+        heads = [Projector(16, 24).randomize(generator, 4.0) for _ in range(2)]
+        save_projectors(projector, ProjectorCheckpoint(str(tower), "random", tower_sha256(clip.visual), *heads))
+    assert learn("--projector", projector, "--position", "around", "--scale", "40", "--check-every", "60") == 0
+    report, words = json.loads((run_folder / "report.json").read_text()), (run_folder / "prompts.toml").read_text()
+    assert report["settings"]["logit_scale"] == 40
+    assert "logit_scale = 40.0" in words
+    assert 'position = "around"' in words
+    export = ["export", "--tower", tower, "--pretrained", "random", "--projector", projector, "--weights", "float32"]
+    export += ["--prompts", run_folder / "prompts.toml", "-o", tmp_path / "coop.engine"]
+    assert run([*map(str, export)]) == 0
+    rows = rows_of(ratings)
+    held = [int.from_bytes(hashlib.sha256(r["image"].encode()).digest()[:8], "big") < 0.3 * 2**64 for r in rows]
+    chosen = [row for row, is_held in zip(rows, held, strict=True) if is_held]
+    assert len(chosen) == report["held out"]
+    with Scorer(tmp_path / "coop.engine", precision="fp32", threads=1) as scorer:
+        scores = scorer.score([tmp_path / row["image"] for row in chosen]).quality
+    opinions = [float(row["score"]) for row in chosen]
+    assert report["with context"]["srcc"] == pytest.approx(stats.spearmanr(scores, opinions).statistic, abs=0.02)
+    assert report["with context"]["plcc"] == pytest.approx(stats.pearsonr(scores, opinions).statistic, abs=0.01)
+    log = [json.loads(line) for line in (run_folder / "coop.jsonl").read_text().splitlines()]
+    assert max(line["validation"] for line in log) == pytest.approx(report["with context"]["srcc"])
+
+
+def test_what_is_held_out_teaches_nothing(learn: Callable[..., int], tmp_path: Path, ratings: Path) -> None:
+    """Its opinions choose the step only: with one step to choose from, other opinions change nothing."""
+    assert learn("--check-every", "60") == 0
+    context = (tmp_path / "run" / "coop.safetensors").read_bytes()
+    rows = rows_of(ratings)
+    ends = {float(row["score"]) for row in rows}
+    for row in rows:
+        held = int.from_bytes(hashlib.sha256(row["image"].encode()).digest()[:8], "big") < 0.3 * 2**64
+        if held and min(ends) < float(row["score"]) < max(ends):
+            row["score"] = 6.0 - float(row["score"])
+    assert learn("--check-every", "60", table=write(tmp_path / "other.csv", rows)) == 0
+    assert (tmp_path / "run" / "coop.safetensors").read_bytes() == context
+    assert learn("--check-every", "60", "--plcc", "5") == 0
+    assert (tmp_path / "run" / "coop.safetensors").read_bytes() != context
+
+
+def test_a_context_that_does_not_help_is_said_so(
+    learn: Callable[..., int], tmp_path: Path, ratings: Path, capfd: Any
+) -> None:
+    rows = rows_of(ratings)
+    np.random.default_rng(1).shuffle(scores := [row["score"] for row in rows])
+    for row, score in zip(rows, scores, strict=True):
+        row["score"] = score
+    for seed in range(4):  # chance may find one that helps
+        assert learn("--seed", str(seed), "--check-every", "60", table=write(tmp_path / "noise.csv", rows)) == 0
+        report, shown = json.loads((tmp_path / "run" / "report.json").read_text()), capfd.readouterr().err
+        better = report["with context"]["srcc"] > report["words alone"]["srcc"]
+        assert ("no better than the words alone" in shown) is not better
+
+
+def test_a_folder_is_one_runs(learn: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    with sole(tmp_path / "run", World(), print):
+        assert learn() == 2
+    assert "is in use by another run" in capfd.readouterr().err
+    assert learn() == 0
+
+
+def test_too_few_photos_are_told_before_any_is_read(learn: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
+    assert learn("--validation", "0.001") == 2
+    assert "Give more photos" in capfd.readouterr().err
+    assert not (tmp_path / "run" / "features").exists()
 
 
 def test_photos_that_were_done_are_not_done_again(

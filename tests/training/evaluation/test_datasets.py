@@ -9,11 +9,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 from scipy import stats
 
 from declip_runtime.errors import TrainingError
-from declip_training.evaluation.datasets import DATASETS, collect
+from declip_training.evaluation.datasets import DATASETS, collect, collect_parts
 from declip_training.evaluation.datasets.tfrecord import masked_crc32c, read_examples
 
 from .miniatures import MINIATURES, Miniature, draw, number_in, write_examples
@@ -151,6 +152,12 @@ def test_all_images_missing_is_an_error_whatever_is_allowed(copy: object) -> Non
         ("kadid", "dmos.csv", ",2.5,", ",n/a,", "line 3 of .*dmos.csv: dmos is 'n/a', not a number"),
         ("kadid", "dmos.csv", ",2.5,", ",,", "line 3 of .*dmos.csv: dmos is empty"),
         ("kadid", "dmos.csv", "I01_02", "I01_01", "line 3 of .*dmos.csv: images/I01_01_05.png stands in line 2 of"),
+        ("kadid", "dmos.csv", "I01_02_05", "i01_01_05", "line 3 of .*: images/i01_01_05.png stands in line 2 of"),
+        ("kadid", "dmos.csv", "I01_02_05", "./I01_01_05", r"line 3 of .*dmos.csv: images/\./I01_01_05.png stands in"),
+        ("baid", "dataset/test_set.csv", ",2.5", ",2,5", "line 3 of .*_set.csv has 3 cells, its header 2: is"),
+        ("ava", "aesthetics_image_lists/generic_test.jpgl", "953", "<p>953", "line 2 of .*jpgl is '<p>953', not"),
+        ("ava", "aesthetics_image_lists/generic_test.jpgl", "951\n953\n955\n", "957\n",
+         "of 6 images in .* 0 are among the 1"),
         ("kadid", "dmos.csv", ",dmos,", ",mos,", "has no column dmos; it has dist_img, ref_img, mos, var"),
         ("kadid", "dmos.csv", "dist_img,", "dist_img,dmos,", "dmos.csv has several columns dmos. Get it again"),
         ("koniq", "koniq10k_distributions_sets.csv", '"test"', '"tset"', "says 'tset'"),
@@ -204,6 +211,38 @@ def test_an_excel_file_that_is_damaged_within_is_one_clear_error(
     table.write_bytes(content)
     with pytest.raises(TrainingError, match=r"\.xlsx cannot be read as an Excel file: .* Get it again"):
         collect(DATASETS[name], root)
+
+
+def test_a_cut_off_table_of_ava_loses_no_test_image_unsaid(copy: object) -> None:
+    root = copy("ava")  # type: ignore[operator]
+    table = root / "AVA.txt"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(TrainingError, match=r"of 3 images in .* 2 are among the 3 of .* cut off or another list"):
+        collect(DATASETS["ava"], root)
+
+
+def test_a_column_that_stands_twice_in_a_sheet_is_refused(copy: object) -> None:
+    """The second one might turn the order round."""
+    root = copy("spaq")  # type: ignore[operator]
+    table = root / "Annotations" / "MOS and Image attribute scores.xlsx"
+    workbook = openpyxl.load_workbook(table)
+    for row, value in enumerate(["mos", 5, 4, 3, 2, 1], 1):
+        workbook.active.cell(row, 8, value)
+    workbook.save(table)
+    with pytest.raises(TrainingError, match="several columns mos"):
+        collect(DATASETS["spaq"], root)
+
+
+def test_parts_are_one_pool(copy: object) -> None:
+    """An image must not stand in two of them, and one that lacks all its images may be left out as any other."""
+    root = copy("koniq")  # type: ignore[operator]
+    (root / "1024x768" / "94.jpg").unlink()  # all there is of validation
+    found = collect_parts(DATASETS["koniq"], root, ("validation", "train"), allow_missing=True)
+    assert ([number_in(p.path) for p in found.photos], found.missing) == ([2], ("1024x768/94.jpg",))
+    table = root / "koniq10k_distributions_sets.csv"
+    table.write_text(table.read_text().replace('"94.jpg"', '"92.jpg"'))
+    with pytest.raises(TrainingError, match=r"92\.jpg stands in line"):
+        collect_parts(DATASETS["koniq"], root, ("validation", "train"))
 
 
 def test_a_matlab_file_that_is_cut_off_is_one_clear_error(copy: object) -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 from skimage import data
 
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import TrainingError
+from declip_runtime.errors import TrainingError, UsageError
 from declip_runtime.scorer import Scorer
 from declip_training.data.biq2021 import read_splits
 from declip_training.evaluation import ledger
@@ -131,6 +131,26 @@ def test_what_cannot_work_leaves_no_row(root: Path, tmp_path: Path, capsys: pyte
     assert capsys.readouterr().err.endswith("Name another file with --ledger.\n")
     with pytest.raises(TrainingError, match=r"cannot write the ledger .*: Is a directory\. Name another"):
         append_ledger(tmp_path, {"engine": "mine"})
+
+
+def test_a_row_is_not_glued_to_a_line_without_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.csv"
+    append_ledger(path, {"engine": "a"}, "first")
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    append_ledger(path, {"engine": "b"}, "second")
+    assert [(row["engine"], row["note"]) for row in read(path)] == [("a", "first"), ("b", "second")]
+
+
+@pytest.mark.parametrize(
+    "content", [b"a,b\n1,2\n", b"\xff\xd8\xff\xe0 a photo", ",".join(COLUMNS).encode() + b"\n\xe9\n"]
+)
+def test_another_file_is_no_ledger(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"is no ledger: .* Name another file with --ledger"):
+        ledger.require_ledger(path)
+    path.write_bytes(b"")
+    ledger.require_ledger(path)
 
 
 def test_the_committed_ledger_has_these_columns() -> None:

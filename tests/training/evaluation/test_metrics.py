@@ -68,6 +68,19 @@ def test_a_falling_curve_is_called_one() -> None:
     assert found.plcc_fitted > 0.9  # which is why it has to be said
 
 
+def test_a_few_scores_far_out_do_not_hide_the_curve() -> None:
+    """A softmax that is nearly always near zero, and one photo where it is not."""
+    rng = np.random.default_rng(3)
+    y = rng.uniform(1, 5, 500)
+    x = 5e-5 * np.exp(0.8 * (y - 3) + rng.normal(0, 0.3, 500))
+    x[0], y[0] = 0.9, 1.2
+    found = agreement(x, y, draws=0)
+    assert found.srcc > 0.9
+    assert found.plcc_fitted > 0.85
+    assert found.fit is not None
+    assert not found.fit.falls
+
+
 def test_scores_turned_round_are_fitted_as_well() -> None:
     """The start follows the direction; from the customary one every fifth of these ends in a worse curve."""
     rng = np.random.default_rng(0)
@@ -121,6 +134,34 @@ def test_blocks_of_draws_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("declip_training.evaluation.bootstrap._ELEMENTS_AT_ONCE", 170)
     for one, other in zip(whole, bootstrap(x, y, draws=30, seed=1), strict=True):
         assert np.allclose(one, other, atol=1e-14)
+
+
+def test_whole_references_are_drawn() -> None:
+    """Equal to SciPy on draws made by other means; what other references give is covered, unlike by drawing photos."""
+    x, y = scores(60, 1.0)
+    references = [f"I{i % 7}" for i in range(60)]
+    found = bootstrap(x, y, references=references, draws=5, seed=3)
+    rng = np.random.default_rng(3)
+    for draw in range(5):
+        drawn = [i for code in rng.integers(0, 7, 7) for i in range(60) if references[i] == f"I{code}"]
+        assert found.srcc[draw] == pytest.approx(stats.spearmanr(x[drawn], y[drawn]).statistic, abs=1e-12)
+        assert found.krcc[draw] == pytest.approx(stats.kendalltau(x[drawn], y[drawn]).statistic, abs=1e-12)
+        assert found.plcc[draw] == pytest.approx(stats.pearsonr(x[drawn], y[drawn]).statistic, abs=1e-12)
+
+    def world(seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        rng = np.random.default_rng(seed)
+        level = np.repeat(rng.normal(0, 1, 25), 40)
+        opinion = rng.normal(0, 1, 1000)
+        return opinion + level, opinion, [str(i // 40) for i in range(1000)]
+
+    worlds = [world(seed) for seed in range(40)]
+    expected = np.mean([stats.spearmanr(a, b).statistic for a, b, _ in worlds])
+    covered = {True: 0, False: 0}
+    for a, b, of in worlds:
+        for whole in covered:
+            low, high = interval(bootstrap(a, b, references=of if whole else None, draws=200).srcc)
+            covered[whole] += low < expected < high
+    assert covered[True] >= 34 > covered[False] + 8
 
 
 def test_intervals_agree_with_scipys_bootstrap() -> None:

@@ -71,7 +71,8 @@ def compare(
             f"{collection.dataset.title} has {len(photos)} photos that could be scored, of {len(good)}. "
             f"At least {MINIMUM} are needed; look at the reasons above."
         )
-    references = [str(photo.reference) for photo in photos] if all(photo.reference for photo in photos) else None
+    made_from = [str(photo.reference or "") for photo in photos]
+    references = made_from if all(made_from) and len(set(made_from)) > 1 else None
     names = sorted({name for photo in photos for name in photo.attributes})
     opinions = {OVERALL: np.array([photo.score for photo in photos])}
     opinions |= {name: np.array([photo.attributes[name] for photo in photos]) for name in names}
