@@ -10,8 +10,11 @@ from declip_sdk import Scorer
 
 
 def main(folder: str, engine: str | None = None) -> None:
+    photos = sorted(Path(folder).glob("*.jpg"))
+    if not photos:
+        sys.exit(f"{folder} has no .jpg files")
     with Scorer(engine) as scorer:
-        scores = scorer.score(sorted(Path(folder).glob("*.jpg")), on_error="record")
+        scores = scorer.score(photos, on_error="record")
     name = scores.names[0]
     scored = [score for score in scores if score.error is None]
     for score in sorted(scored, key=lambda score: score[name], reverse=True):

@@ -69,7 +69,8 @@ def command(
     """
     folder = _calibrating(int8, fp8, no_fp16)
     _require_other_photos(photos, folder, no_parity)
-    require_place(output)  # it takes minutes until something is written there
+    read = [tower, pretrained, *(str(path) for path in (projector, prompts) if path is not None)]
+    require_place(output, read)  # it takes minutes until something is written there
     logging.disable(logging.ERROR)  # open_clip and its downloader log what our own messages say once
     with told_stages() as stage:
         stage("starting torch")

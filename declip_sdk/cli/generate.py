@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from declip_runtime.errors import UsageError
+from declip_runtime.errors import ImageNotFoundError, UsageError
 from declip_runtime.generation.adapter import DPAdapter
 from declip_runtime.generation.grid import Setting, modes, scales, seeds
 from declip_runtime.generation.plain_numbers import shown
@@ -143,6 +143,9 @@ def command(
     if record is not None and repeated is not None:
         stated = _again(record, repeated.parent, stated)
     inputs = [str(path) for kind in _CONDITIONS for path in stated.get(kind, ())] + [str(p) for p in (repeated,) if p]
+    for path in inputs:
+        if not Path(path).exists():  # before minutes of loading
+            raise ImageNotFoundError(f"{path!r} does not exist. Check the path.")
     axes = _axes(sheet, stated, sheet_scales, sheet_seeds)
     pictures: list[Path] = []
     if axes is not None:

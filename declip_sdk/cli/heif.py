@@ -1,10 +1,10 @@
-"""HEIC and HEIF, what phones save: read where pillow-heif is installed."""
+"""HEIC and HEIF, what phones and cameras save: read where pillow-heif is installed."""
 
 from __future__ import annotations
 
 from functools import cache
 
-SUFFIXES = frozenset((".heic", ".heif"))
+SUFFIXES = frozenset((".heic", ".heif", ".hif"))
 
 
 @cache

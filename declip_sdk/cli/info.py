@@ -164,7 +164,7 @@ def _about(spec: ScoreSpec) -> Text:
         lines = [(NOT_VALIDATED, "yellow")]
     else:
         note = f" ({v.note})" if v.note else ""
-        lines = [(f"SRCC {v.srcc:.3f} on {v.dataset}, {v.n:,} images{note}", "green")]
+        lines = [(f"SRCC {v.srcc:.4g} on {v.dataset}, {v.n:,} images{note}", "green")]
     lines += [(spec.description, "")] if spec.description else []
     lines += [(f"{positive} / {negative}", "dim") for positive, negative in spec.pairs]
     return Text("\n").join(Text(visible(line), style=style) for line, style in lines)

@@ -8,6 +8,7 @@ import click
 
 from declip_runtime.engine_writer import pack
 
+from .output import require_place
 from .text import visible
 
 
@@ -19,5 +20,6 @@ def command(folder: Path, output: Path) -> None:
 
     Such a folder is what `declip unpack` writes; it may have been edited. Hashes are made anew.
     """
+    require_place(output, [str(path) for path in folder.rglob("*")])
     engine = pack(folder, output)
     click.echo(f"{visible(str(engine.path))} ({engine.path.stat().st_size / 1e6:.1f} MB), id {engine.id}")

@@ -21,12 +21,14 @@ from .words import in_words_of_options
 # tried whatever it is called.
 IMAGE_SUFFIXES = frozenset(
     f".{kind}"
-    for kind in "jpg jpeg jpe jfif png webp avif tif tiff bmp gif jp2 j2k ppm pgm pnm psd".split()  # noqa: SIM905
+    for kind in "jpg jpeg jpe jfif mpo png webp avif tif tiff bmp gif jp2 j2k ppm pgm pnm psd".split()  # noqa: SIM905
 )
 # Photos too, but Pillow alone decodes none of them; walking past them in silence would look like having scored them.
-UNREADABLE_SUFFIXES = frozenset(
+UNREADABLE_SUFFIXES = HEIF_SUFFIXES | frozenset(
     f".{kind}"
-    for kind in "heic heif jxl dng cr2 cr3 nef arw orf rw2 raf pef srw".split()  # noqa: SIM905
+    for kind in (
+        "jxl dng cr2 cr3 crw nef nrw arw sr2 orf rw2 rwl raf pef srw 3fr iiq x3f gpr erf mef kdc".split()  # noqa: SIM905
+    )
 )
 
 _CHUNK = 1 << 16

@@ -14,7 +14,7 @@ from .text import visible
 def say(message: str) -> None:
     """Write ``declip: message`` as one line; where nobody can be told, nobody is."""
     try:
-        click.echo(f"declip: {visible(' '.join(message.split()))}", err=True)
+        click.echo(f"declip: {visible(' '.join(message.splitlines()))}", err=True)
     except OSError:
         abandon(sys.stderr)
 

@@ -103,7 +103,7 @@ def command(
     if answering:
         _refuse_silence({"--sort": sort is not None, "--min": bool(minimums), "--top": top is not None})
     if output is not None:
-        require_place(output, paths)
+        require_place(output, [*paths, *([] if engine is None else [str(engine)])])
     report = Report(minimums)
     sources = _sources(paths, recursive, b"\0" if null else b"\n", answering, report)
     with loading():

@@ -63,7 +63,7 @@ def score_table(
     if good:
         parts += _good(good, specs, lead, folder, console)
         if views > 1:
-            note = f"views={views}: calibrated and validated with one view; compare with scores of the same views only"
+            note = f"views={views}: calibrated with one view; compare with scores of the same views only"
             parts.append(_note(note))
     if left_out:
         parts.append(_note(f"{count(left_out, 'more image')} left out by --min or --top"))

@@ -127,7 +127,13 @@ def trace_images(
     if program is None:
         raise ExportError("torch's exporter gave no graph. Update torch: pip install -U torch onnxscript")
     path = Path(tempfile.mkdtemp(dir=folder)) / "traced.onnx"
-    program.save(str(path), external_data=True)
+    try:
+        program.save(str(path), external_data=True)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write the traced graph into {folder.parent}: {error.strerror or error}. Free some space, or write "
+            "the engine to another folder."
+        ) from error
     graph = _load(path, tuple(raw))
     _cast_first(graph)
     return _tidy(graph, outputs)

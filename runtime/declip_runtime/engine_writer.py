@@ -105,6 +105,8 @@ def pack(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> Engine
     a graph that is not ONNX.
     """
     source = Path(folder)
+    if not source.is_dir():
+        raise UsageError(f"{source} is not a folder. Name one as `declip unpack` writes it.")
     if not (source / MANIFEST).is_file():
         raise UsageError(f"{source} must hold {MANIFEST} and graphs. `declip unpack` shows the form.")
     described = _without_hashes(source / MANIFEST)

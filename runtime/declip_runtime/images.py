@@ -213,7 +213,7 @@ def _read_all(source: Any, name: str) -> bytes | bytearray | memoryview:
             source.seek(position)
     except UnicodeDecodeError as error:
         raise UsageError(f"{name} was opened as text. Open it in binary mode ('rb').") from error
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise ImageDecodeError(f"{name} cannot be read ({reason(error)}). Open it again.") from error
     if not isinstance(data, bytes):
         raise UsageError(f"{name} gives {type(data).__name__}, not bytes. Open it in binary mode ('rb').")

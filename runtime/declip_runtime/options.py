@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, get_args
 
 from .errors import UsageError
@@ -46,6 +47,14 @@ class Options:
             require_positive("batch_size", self.batch_size)
         if self.threads is not None:
             require_positive("threads", self.threads)
+        for name in ("views", "max_pixels", "batch_size", "threads"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, int(value))  # of NumPy's integers, which JSON does not know
+
+    @property
+    def decoding(self) -> Decode:
+        """How photos are really decoded: more views than one need every pixel."""
+        return "exact" if self.decode == "fast" and self.views > 1 else self.decode
 
 
 def absolute_path(argument: str, value: str | os.PathLike[str] | None) -> str | None:
@@ -67,5 +76,5 @@ def require_one_of(argument: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def require_positive(argument: str, value: int) -> None:
     """Raise UsageError unless the value is a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{argument}={value!r} cannot work. Give a whole number of at least 1.")

@@ -56,7 +56,8 @@ def centre_square(image: Image.Image, spec: Preprocess) -> Image.Image:
     width, height, left, upper = centre(full.width, full.height, size)
     if full.factor == 1 and width * height <= _WHOLE_PIXELS:
         whole = image.resize((width, height), resampling)
-        return whole.crop((left, upper, left + size, upper + size))
+        # not Image.crop, which minds Pillow's MAX_IMAGE_PIXELS: max_pixels is ours
+        return Image.fromarray(np.asarray(whole)[upper : upper + size, left : left + size])
     across, down = full.width / full.factor / width, full.height / full.factor / height
     right, lower = min((left + size) * across, image.width), min((upper + size) * down, image.height)
     return image.resize((size, size), resampling, box=(left * across, upper * down, right, lower))

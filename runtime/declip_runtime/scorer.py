@@ -250,7 +250,7 @@ class Scorer:
             "engine": self.engine.id,
             "backend": self.backend,
             "precision": self.precision,
-            "decode": self._options.decode,
+            "decode": self._options.decoding,
             "views": self._options.views,
             "preprocessing": self.manifest.preprocess.version,
         }

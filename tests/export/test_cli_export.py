@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,26 @@ def test_a_place_that_takes_no_engine_is_told_before_any_work(
     assert shown.startswith("declip: ")
     assert shown.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_what_an_engine_is_made_of_is_not_overwritten(tower: Path, weights: Path, tmp_path: Path, capsys: Any) -> None:
+    usual = ["export", "--tower", str(tower), "--pretrained", str(weights)]
+    for read in (tower, weights):
+        before = read.read_bytes()
+        assert run([*usual, "-o", str(read)]) == 2
+        assert "is read here and will not be overwritten" in capsys.readouterr().err
+        assert read.read_bytes() == before
+
+
+def test_a_full_disk_names_the_place(tower: Path, tmp_path: Path, on_full_disk: Any) -> None:
+    """Not standard output, which would be as good a guess for a library's nameless error."""
+    command = [sys.executable, "-m", "declip_sdk", "export", "--tower", str(tower), "--pretrained", "random"]
+    done = on_full_disk([*command, "--no-parity", "-o", str(tmp_path / "x.engine")], 100 * 1024)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("declip: cannot write"), done.stderr
+    assert str(tmp_path) in last
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_parity_command_prints_markdown(tower: Path, capsys: Any) -> None:

@@ -486,8 +486,10 @@ def test_pack_takes_edits(tmp_path: Path, engine: EngineFile) -> None:
 
 
 def test_pack_says_what_is_missing(tmp_path: Path, engine: EngineFile) -> None:
-    with pytest.raises(UsageError, match=r"must hold manifest\.json and graphs"):
+    with pytest.raises(UsageError, match="nothing is not a folder"):
         pack(tmp_path / "nothing", tmp_path / "x.engine")
+    with pytest.raises(UsageError, match=r"must hold manifest\.json and graphs"):
+        pack(tmp_path, tmp_path / "x.engine")
     folder = tmp_path / "folder"
     engine.unpack(folder)
     graph = (folder / "fp32.onnx").read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import multiprocessing
 import os
 import pickle
@@ -11,6 +12,7 @@ import queue
 import shutil
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -140,6 +142,34 @@ def test_record_gives_nan_and_the_reason_and_the_others_their_scores(scorer: Sco
     assert np.isnan(scores[scorer.names[0]]).tolist() == [False, True, False, False]
     assert np.isnan(scores.embeddings).any(axis=1).tolist() == [False, True, False, False]
     assert scores[2].values == scorer.score(photos[2])[0].values
+
+
+def test_an_archive_or_a_download_that_breaks_is_the_error_of_its_image(scorer: Scorer, photos: list[Path]) -> None:
+    """What read() raises is the caller's: zipfile.BadZipFile, http.client.IncompleteRead and so on are no OSError."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.write(photos[0], "whole")
+        archive.write(photos[0], "broken")
+    content = buffer.getvalue()
+    second = content.index(photos[0].read_bytes(), content.index(b"broken"))
+    with zipfile.ZipFile(io.BytesIO(content[: second + 40] + b"XXXX" + content[second + 44 :])) as archive:
+        members = [archive.open("whole"), archive.open("broken"), photos[0]]
+        scores = scorer.score(members, on_error="record")
+    assert [type(error) for error in scores.errors] == [type(None), ImageDecodeError, type(None)]
+    assert isinstance(scores.errors[1].__cause__, zipfile.BadZipFile)
+
+
+def test_pillows_own_limit_does_not_count(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = scorer.score(picture(0, 400, 300))[0].values
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert scorer.score(picture(0, 400, 300), on_error="raise")[0].values == expected
+
+
+def test_numpys_integers_are_integers() -> None:
+    numbers = {"batch_size": 2, "views": 3, "threads": 1, "max_pixels": 10**6}
+    with Scorer(TINY, backend="fake", **{k: np.int64(v) for k, v in numbers.items()}) as scorer:
+        json.dumps(scorer.identity)
+        assert (scorer.identity["views"], scorer.identity["decode"]) == (3, "exact"), "several views need every pixel"
 
 
 def test_record_is_the_default_of_stream(scorer: Scorer, photos: list[Path]) -> None:

@@ -224,7 +224,7 @@ def test_an_installed_package_claims_no_commit(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     copy = tmp_path / "site-packages" / "declip_runtime"
     copy.mkdir(parents=True)
-    for module in ("__init__", "machine", "cpu", "version"):
+    for module in ("__init__", "machine", "cpu", "cgroups", "version"):
         source = Path(sys.modules["declip_runtime.machine"].__file__ or "").with_name(f"{module}.py")
         (copy / source.name).write_bytes(source.read_bytes())
     program = "import json; from declip_runtime.machine import describe_machine as d; print(json.dumps(d()))"

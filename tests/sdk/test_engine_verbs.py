@@ -109,6 +109,10 @@ def test_unpacked_and_packed_again_it_is_the_same_engine(engine: Path, tmp_path:
     assert {"manifest.json", "fp32.onnx", "weights.bin"} <= {path.name for path in listed}
     assert run(["pack", str(folder), "-o", str(tmp_path / "again.engine")]) == 0
     assert EngineFile.open(tmp_path / "again.engine").id == EngineFile.open(engine).id
+    weights = (folder / "weights.bin").read_bytes()
+    assert run(["pack", str(folder), "-o", str(folder / "weights.bin")]) == 2
+    assert "weights.bin is read here and will not be overwritten" in capfd.readouterr().err
+    assert (folder / "weights.bin").read_bytes() == weights
 
 
 @pytest.mark.parametrize(

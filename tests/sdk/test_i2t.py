@@ -121,6 +121,7 @@ def test_a_source_that_gives_nothing_is_in_the_report(world: Path, capfd: Any) -
         ([*SOURCES, "-o", "no/c.jsonl"], "the folder no does not exist"),
         ([*SOURCES, "-o", "sg.json"], "sg.json is read, so it will not be overwritten"),
         ([*SOURCES, "--vocabulary", "mine.csv", "-o", "mine.csv"], "mine.csv is read, so it will not be overwritten"),
+        ([*SOURCES, "-o", "c.parquet"], "c.parquet will hold JSON lines. Give it a name that ends in .jsonl"),
         ([], "Missing option '--source'"),
     ],
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
+from declip_sdk.cli.say import say
 from declip_sdk.cli.text import count, shorten, visible
 
 
@@ -23,6 +24,11 @@ from declip_sdk.cli.text import count, shorten, visible
 def test_what_could_disturb_a_terminal_is_escaped(text: str, shown: str) -> None:
     assert visible(text) == shown
     shown.encode("utf-8")
+
+
+def test_a_message_is_one_line_and_leaves_names_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    say("'a  b.jpg' cannot be decoded:\nit ends too early")
+    assert capfd.readouterr().err == "declip: 'a  b.jpg' cannot be decoded: it ends too early\n"
 
 
 @pytest.mark.parametrize("text", ["short", "a/rather/long/path/to/a/picture.jpg", "雪山の写真雪山の写真.jpg"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from safetensors.torch import save_file
 
 from declip_runtime.errors import CheckpointError
 from declip_runtime.manifest import ScoreSpec
+from declip_training.files import replacing
 from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_sha256
 from declip_training.model.projector import Projector
 from declip_training.model.prompts import PromptSet, ScorePrompts
@@ -110,3 +114,17 @@ def test_header_that_does_not_fit(
     save_file(tensors, path, metadata={"declip": json.dumps({**header, **change})})
     with pytest.raises(CheckpointError, match=message):
         load_projectors(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_weights_may_be_read_by_those_who_may_read_other_files(tmp_path: Path) -> None:
+    """safetensors writes for the owner alone."""
+    before = os.umask(0o027)
+    try:
+        for kept in (False, True):
+            with replacing(tmp_path / "new") as partial:
+                save_file({"a": torch.zeros(2)}, partial)
+            assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == (0o600 if kept else 0o640)
+            (tmp_path / "new").chmod(0o600)
+    finally:
+        os.umask(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,10 +42,20 @@ def replacing(path: Path) -> Iterator[Path]:
             yield partial
             with partial.open("r+b") as stream:  # Windows flushes only what is open for writing
                 os.fsync(stream.fileno())
+            partial.chmod(_usual_mode(path))  # safetensors writes for the owner alone
             partial.replace(path)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _usual_mode(path: Path) -> int:
+    """The permissions of the file that is replaced, else those that a new file gets."""
+    if path.is_file():
+        return stat.S_IMODE(path.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def allocate_npy(path: Path, shape: Sequence[int], dtype: npt.DTypeLike) -> None:

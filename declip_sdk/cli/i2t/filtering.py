@@ -85,6 +85,8 @@ def filter_(
     opened = [Source(*source) for source in sources]
     rules = [_rule(text) for text in types]
     require_output(output, vocabulary, *(source.path for source in opened))
+    if output.suffix.lower() in (".parquet", ".csv", ".json"):
+        raise UsageError(f"{output} will hold JSON lines. Give it a name that ends in .jsonl.")
     words = vocabularies(vocabulary).perceptual
     columns = Columns(image_column, text_column, type_column)
     tallies = [Tally() for _ in opened]

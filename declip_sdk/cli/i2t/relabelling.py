@@ -63,8 +63,8 @@ _OURS = {"messages", "model", "n", "stream"}
 )
 @click.option("--extra", metavar="JSON", help="More for the request, as in '{\"temperature\": 0.2}'.")
 @judge_options
-@click.option("--journal", "journal_file", type=FILE, metavar="FILE", help="Default: OUTPUT.journal.jsonl")
-@click.option("--rejects", "rejects_file", type=FILE, metavar="FILE", help="Default: OUTPUT.rejects.jsonl")
+@click.option("--journal", "journal_file", type=FILE, metavar="FILE", help="Default: OUTPUT as .journal.jsonl")
+@click.option("--rejects", "rejects_file", type=FILE, metavar="FILE", help="Default: OUTPUT as .rejects.jsonl")
 @click.option("--first", type=click.IntRange(1), metavar="N", help="Ask only for the first N, to try it out.")
 @click.option("--dry-run", is_flag=True, help="Ask nothing; estimate requests, tokens and time.")
 @click.option("--image-tokens", type=click.IntRange(0), metavar="N", help="For --dry-run: tokens an image costs.")

@@ -203,6 +203,6 @@ def _bounded(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _require_fewer(steps: int, trained: int | None) -> None:
-    """Some schedulers take more steps than they can tell apart."""
+    """Some schedulers take more steps than they can tell apart; of those some need one to spare."""
     if trained is not None and steps > trained:
-        raise UsageError(f"steps={steps} is more than the {trained} this model was trained for. Use that at most.")
+        raise UsageError(f"steps={steps} is more than the {trained} this model was trained for. Use fewer than these.")
