@@ -54,11 +54,16 @@ def _is_standard_output(output: Path) -> bool:
 
 
 class Output:
-    """A stream of bytes whose failures name what could not be written: OutputError, or BrokenPipeError."""
+    """A stream of bytes whose failures name what could not be written: OutputError, or BrokenPipeError.
+
+    ``incomplete`` is set by who writes less than was asked for; ``place`` is where a file went, once it is closed.
+    """
 
     def __init__(self, stream: BinaryIO, output: Path | None = None) -> None:
         self._stream = stream
         self._output = output
+        self.incomplete = False
+        self.place = output
 
     def write(self, data: bytes) -> None:
         """Write all of ``data``, at the latest with the next flush."""
@@ -90,6 +95,7 @@ def standard_output() -> Output:
 def open_output(output: Path | None) -> Iterator[Output]:
     """Standard output, or ``output``, which is replaced only when the block ends without error and keeps its mode.
 
+    What is ``incomplete`` replaces nothing: it is put beside a file that is there already, as name.partial.csv.
     Raises UsageError for what is no place for a file, OutputError where the system does not write it.
     """
     if output is None:
@@ -110,6 +116,9 @@ def open_output(output: Path | None) -> Iterator[Output]:
         with _closing(stream, output) as guarded:
             yield guarded
         with writing(output):
+            if guarded.incomplete and target.exists() and target.stat().st_size:
+                target = target.with_name(f"{target.stem}.partial{target.suffix}")
+                guarded.place = output.with_name(target.name)
             if target.exists():
                 partial.chmod(stat.S_IMODE(target.stat().st_mode))
             partial.replace(target)

@@ -140,8 +140,10 @@ def command(
                 for score in best:
                     writer.write(score)
             writer.finish(report.left_out)
-            seen = stream.isatty()
-        report.finish(scorer, output, reasons=not seen, failures=not (seen and chosen == "table"))
+            seen, stream.incomplete = stream.isatty(), report.stopped is not None
+        report.finish(scorer, stream.place, reasons=not seen, failures=not (seen and chosen == "table"))
+    if stream.place != output:
+        say(f"{output} stays as it was: what was done is in {stream.place}")
     if isinstance(report.stopped, DeclipError):
         raise report.stopped
     context.exit(report.exit_code)

@@ -614,6 +614,27 @@ def test_a_signal_writes_what_is_done(
 
 
 @posix
+def test_a_fragment_does_not_replace_what_is_there(photos: Path, tmp_path: Path) -> None:
+    """A complete result of a run before, which took hours."""
+    output = tmp_path / "scores.csv"
+    output.write_text("complete")
+    process = start("score", *FAKE, "-o", output, "-")
+    assert process.stdin
+    for name in GOOD:
+        process.stdin.write(os.fsencode(photos / name) + b"\n")
+    process.stdin.flush()
+    _wait_until_scored(process, output)
+    process.send_signal(signal.SIGINT)
+    error = process.stderr.read().decode()  # type: ignore[union-attr]
+    assert process.wait(timeout=30) == 130
+    beside = tmp_path / "scores.partial.csv"
+    assert error.endswith(f"declip: {output} stays as it was: what was done is in {beside}\n")
+    assert output.read_text() == "complete"
+    assert len(beside.read_text().splitlines()) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "scores.csv", "scores.partial.csv"}
+
+
+@posix
 def test_an_interruption_after_one_image_is_said_in_the_singular(photos: Path) -> None:
     process = start("score", *JSONL, "-")
     assert process.stdin
@@ -638,9 +659,11 @@ def test_a_backend_that_fails_on_its_way_writes_what_is_done(
     assert run(["score", *FAKE, "--batch-size", "1", "--format", format_, "-o", str(output), *paths]) == 2
     assert capfdbinary.readouterr().err.removeprefix(MADE_UP).splitlines() == [
         b"declip: stopped after 2 of 3 images; what was done is written",
+        f"declip: {output} stays as it was: what was done is in {tmp_path / 'scores.partial.out'}".encode(),
         b"declip: the device is gone. Plug it in.",
     ]
-    text = output.read_text()
+    assert output.read_text() == "older"
+    text = (tmp_path / "scores.partial.out").read_text()
     assert [name in text for name in GOOD] == [True, True, False]
     if format_ == "json":
         assert len(json.loads(text)["images"]) == 2
