@@ -87,18 +87,18 @@ def command(**options: Any) -> None:
     torch.set_num_threads(threads)
     names = ("tokens", "position", "context", "words", "steps", "lr", "check_every", "seed")
     config = CoopConfig(**{name: options[name] for name in names})
+    checkpoint = None if options["projector"] is None else load_projectors(options["projector"])
     job = CoopJob(
         options["folder"],
         _prompts(PromptSet.default(), options["score"]) if options["prompts"] is None
         else PromptSet.read(options["prompts"]),
-        config=config, threads=threads,
+        config=config, threads=threads, projector_sha256="" if checkpoint is None else checkpoint.sha256,
         **{name: options[name] for name in ("score", "batch", "plcc", "validation", "scale", "skip_unreadable")},
     )  # fmt: skip
     opinions = _opinions(options["data"], options["ratings"], options["allow_missing"])
     if opinions.missing:
         total = opinions.missing + len(opinions.paths)
         say(f"{opinions.title}: {opinions.missing:,} of {total:,} images are not on disk and are left out")
-    checkpoint = None if options["projector"] is None else load_projectors(options["projector"])
     click.echo(f"  loading {visible(options['tower'])} ({visible(options['pretrained'])})", err=True)
     with join(options["device"]) as (_, device):
         precision: Precision = "bf16" if computes_in_bf16(device) else "fp32"

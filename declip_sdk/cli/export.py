@@ -35,7 +35,7 @@ _EXTRA = "Making engines needs torch and open_clip. Run: pip install 'declip-sdk
 @click.option("--int8", type=click.Path(path_type=Path), metavar="FOLDER", help="Add INT8, calibrated with photos.")
 @click.option("--fp8", type=click.Path(path_type=Path), metavar="FOLDER", help="Add FP8 for GPUs, calibrated likewise.")
 @click.option("--no-fp16", is_flag=True, help="Leave out what GPUs run.")
-@click.option("--semantic", is_flag=True, help="Let the engine give the semantic embedding too.")
+@click.option("--semantic", is_flag=True, help="Let its graphs give the semantic embedding too, for other software.")
 @click.option("--name", help="Name of the engine; default is the output's.")
 @click.option("--no-parity", is_flag=True, help="Skip comparing the engine with torch.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The engine file to write.")

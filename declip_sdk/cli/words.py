@@ -4,6 +4,10 @@ from __future__ import annotations
 
 _WORDS = {
     "max_pixels=": "--max-pixels ",
+    "backend=": "--backend ",
+    "precision=": "--precision ",
+    "batch_size=": "--batch-size ",
+    "Leave device out": "Leave --device out",
     "Raise max_pixels": "Raise --max-pixels",
     "Give Path(...).glob('*.jpg'), or use `declip score`": "Name the photos in it",
     "Read it and give its bytes": "Save it to a file and name that",

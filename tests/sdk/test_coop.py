@@ -21,7 +21,7 @@ from scipy import stats
 
 from declip_runtime.scorer import Scorer
 from declip_sdk.cli import run
-from declip_training.model.checkpoint import ProjectorCheckpoint, save_projectors, tower_sha256
+from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_sha256
 from declip_training.model.projector import Projector
 from declip_training.model.tower import load_clip
 from declip_training.train.sole import sole
@@ -158,6 +158,8 @@ def test_the_numbers_are_of_the_engine_on_what_was_held_out(
     assert learn("--projector", projector, "--position", "around", "--scale", "40", "--check-every", "60") == 0
     report, words = json.loads((run_folder / "report.json").read_text()), (run_folder / "prompts.toml").read_text()
     assert report["settings"]["logit_scale"] == 40
+    assert report["projector_sha256"] == load_projectors(projector).sha256
+    assert report["tower_sha256"] == tower_sha256(clip.visual)
     assert "logit_scale = 40.0" in words
     assert 'position = "around"' in words
     export = ["export", "--tower", tower, "--pretrained", "random", "--projector", projector, "--weights", "float32"]

@@ -38,7 +38,7 @@ class CoopJob:
 
     ``batch`` photos a step; ``plcc`` is the weight of 1 - Pearson's r beside the mean squared error; ``validation`` the
     share of photos that the step is chosen by; ``scale`` replaces the tower's own logit scale; ``skip_unreadable``
-    goes on without photos that cannot be read.
+    goes on without photos that cannot be read. ``projector_sha256`` is what the report says of the projector.
     """
 
     folder: Path
@@ -51,6 +51,7 @@ class CoopJob:
     scale: float | None = None
     skip_unreadable: bool = False
     threads: int = 1
+    projector_sha256: str = ""
 
     def __post_init__(self) -> None:
         names = [s.name for s in self.prompts.specs()]
@@ -151,8 +152,8 @@ def _learned(
         "held out": int(held.sum()),
         "unreadable": len(unreadable),
         "missing": opinions.missing,
-        "tower": towers.tower,
-        "pretrained": towers.pretrained,
+        **towers.identity(),
+        "projector_sha256": job.projector_sha256,
         "score": job.score,
         "words alone": alone,
         "with context": reached,

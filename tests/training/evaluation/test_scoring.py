@@ -72,7 +72,7 @@ def test_a_second_table_needs_no_model(collection: Collection, tmp_path: Path) -
     assert (first.fresh, second.fresh) == (5, 0)
 
 
-@pytest.mark.parametrize("change", [{"views": 2}, {"decode": "exact"}, {"precision": "fp32"}])
+@pytest.mark.parametrize("change", [{"views": 2}, {"decode": "exact"}, {"precision": "fp32"}, {"device": "cpu"}])
 def test_other_settings_have_scores_of_their_own(
     change: dict[str, Any], collection: Collection, tmp_path: Path
 ) -> None:
@@ -80,6 +80,15 @@ def test_other_settings_have_scores_of_their_own(
     assert score(collection, tmp_path / "cache", replace(FAKE, **change)).fresh == 5
     assert score(collection, tmp_path / "cache", replace(FAKE, **change)).fresh == 0
     assert score(collection, tmp_path / "cache").fresh == 0
+
+
+def test_a_photo_of_another_size_is_another_at_the_same_time(collection: Collection, tmp_path: Path) -> None:
+    score(collection, tmp_path / "cache")
+    photo = collection.photos[0].path
+    times = photo.stat().st_atime_ns, photo.stat().st_mtime_ns
+    photo.write_bytes(photo.read_bytes() + b"more")
+    os.utime(photo, ns=times)
+    assert score(collection, tmp_path / "cache").fresh == 1
 
 
 def test_another_engine_has_scores_of_its_own(collection: Collection, tmp_path: Path) -> None:
