@@ -20,6 +20,7 @@ from declip_runtime.generation.record import FORMAT, read_record, save, stamp
 from declip_runtime.generation.request import make_request
 from declip_runtime.generation.sheet import contact_sheet, largest_cell
 
+from .picture_places import unused
 from .progress import share_bar
 from .report import SOME_FAILED
 from .say import say
@@ -38,6 +39,7 @@ def make_pictures(
     seeds = make_request(adapter.manifest, **arguments).seeds
     common = {name: value for name, value in arguments.items() if name not in ("seed", "images_per_prompt")}
     told: list[str] = []
+    free = {place for place in places if not place.exists()}
     try:
         with share_bar(f"generating with {adapter.manifest.name}") as tell:
             for start in range(0, len(places), adapter.batch_size):
@@ -49,6 +51,8 @@ def make_pictures(
                     on_step=_Watcher(tell, start, len(together), len(places), preview),
                 )
                 for picture, place in zip(pictures, places[start:], strict=False):  # the last places are not their turn
+                    if place in free and place.exists():  # another run was faster; its picture is not ours to replace
+                        place = unused(str(place))
                     told.append(f"{visible(str(save(picture, place)))}: seed {read_record(picture)['seed']}")
     finally:  # not before: the bar draws over standard output
         for line in told:

@@ -168,6 +168,24 @@ def test_without_an_output_nothing_is_replaced(generate: Callable[..., int], fol
     assert (read_record("generated.png")["seed"], read_record("generated_2.png")["seed"]) == (1, 2)
 
 
+def test_a_picture_that_another_run_made_in_the_meantime_is_not_replaced(
+    generate: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    made = DPAdapter.generate
+
+    def slower(self: DPAdapter, *arguments: Any, **options: Any) -> Any:
+        pictures = made(self, *arguments, **options)
+        if not Path("generated.png").exists():
+            save(pictures[0], "generated.png")  # as another process would
+            Path("theirs").write_bytes(Path("generated.png").read_bytes())
+        return pictures
+
+    monkeypatch.setattr(DPAdapter, "generate", slower)
+    assert generate(*QUICK, "--seed", "3") == 0
+    assert capfd.readouterr().out == "generated_2.png: seed 3\n"
+    assert Path("generated.png").read_bytes() == Path("theirs").read_bytes()
+
+
 def test_what_was_generated_may_be_replaced_where_it_is_named(generate: Callable[..., int]) -> None:
     assert [generate(*QUICK, "--seed", seed, "-o", "dog.png") for seed in (1, 2)] == [0, 0]
     assert read_record("dog.png")["seed"] == 2
