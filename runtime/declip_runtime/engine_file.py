@@ -255,7 +255,9 @@ def _layout(path: Path, file: BinaryIO, size: int) -> dict[str, container.Member
     try:
         return {m.name: m for m in container.read(file, size)}
     except container.TruncatedError as error:
-        raise EngineTruncatedError(f"{path} ends too early, as after an interrupted copy. {_FETCH_AGAIN}") from error
+        raise EngineTruncatedError(
+            f"{path} ends too early, as after an interrupted copy, or goes on behind its end. {_FETCH_AGAIN}"
+        ) from error
     except container.LayoutError as error:
         raise EngineCorruptError(f"{path} is damaged: {error}. {_FETCH_AGAIN}") from error
 
