@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from declip_runtime.scores import Score
 
 from .output import Output
+from .say import say
+from .text import count
 
 DIGITS = 6
 SCORED_WITH = "scored_with"
@@ -83,15 +85,22 @@ class Csv:
     def __init__(self, stream: Output, names: Sequence[str], identity: Mapping[str, Any]) -> None:
         self._stream = stream
         self._identity = " ".join(f"{name}={value}" for name, value in identity.items())
+        self._undecodable = 0  # names
         self._put(["image", *names, "error", SCORED_WITH])
 
     def write(self, score: Score) -> None:
         """Add one record."""
+        self._undecodable += any("\udc80" <= letter <= "\udcff" for letter in score.image)
         self._put([*("" if value is None else value for value in _row(score).values()), self._identity])
         self._stream.flush()
 
     def finish(self, left_out: int) -> None:
-        """Nothing is left to do."""
+        """Tell what keeps many programs from reading the whole file."""
+        if self._undecodable:
+            say(
+                f"{count(self._undecodable, 'file name')} not in UTF-8: the CSV has the bytes as they are. Read it with "
+                "errors='surrogateescape', or use --format json."
+            )
 
     def _put(self, record: Sequence[object]) -> None:
         line = io.StringIO(newline="")

@@ -178,7 +178,7 @@ def read(file: BinaryIO, total: int) -> tuple[Member, ...]:
     members = _members(directory, count)
     if members[0].name != FIRST or members[-1].end != start or _directory(members) != directory:
         raise LayoutError(
-            "the archive's directory is not in the form of an engine file (where a zip tool wrote it, unzip it and run: "
+            "the archive's directory is not in the form of an engine file (if a zip tool wrote it, unzip it and run: "
             "declip pack FOLDER -o x.engine)"
         )
     for member in members:

@@ -244,7 +244,9 @@ def test_any_file_name_survives_in_every_format(tmp_path: Path, capfdbinary: Any
     assert run(["score", *FAKE, "--format", "json", *paths]) == 0
     assert [row["image"] for row in json.loads(capfdbinary.readouterr().out)["images"]] == paths
     assert run(["score", *FAKE, "--format", "csv", *paths]) == 0
-    text = capfdbinary.readouterr().out.decode("utf-8", "surrogateescape")
+    captured = capfdbinary.readouterr()
+    assert b"1 file name not in UTF-8: the CSV has the bytes as they are" in captured.err
+    text = captured.out.decode("utf-8", "surrogateescape")
     assert [record["image"] for record in csv.DictReader(io.StringIO(text, newline=""))] == paths
     assert '/old\rmac.png"' in text  # quoted, or a reader takes it for the end of the record
     assert run(["score", *FAKE, "--format", "table", *paths]) == 0
