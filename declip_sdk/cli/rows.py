@@ -98,8 +98,8 @@ class Csv:
         """Tell what keeps many programs from reading the whole file."""
         if self._undecodable:
             say(
-                f"{count(self._undecodable, 'file name')} not in UTF-8: the CSV has the bytes as they are. Read it with "
-                "errors='surrogateescape', or use --format json."
+                f"{count(self._undecodable, 'file name')} not in UTF-8: the CSV has the bytes as they are. Read it "
+                "with errors='surrogateescape', or use --format json."
             )
 
     def _put(self, record: Sequence[object]) -> None:
