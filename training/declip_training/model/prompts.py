@@ -149,7 +149,8 @@ class PromptSet:
     def write(self, path: Path, contexts: str) -> None:
         """Write a prompts file to ``path`` and the learned contexts to the file named ``contexts`` beside it.
 
-        Existing files are replaced, each whole or not at all, the contexts first. Raises TrainingError where they cannot be written.
+        Existing files are replaced, each whole or not at all, the contexts first. Raises TrainingError where they
+        cannot be written.
         """
         from safetensors.torch import save_file
 
