@@ -152,7 +152,7 @@ def test_an_archive_or_a_download_that_breaks_is_the_error_of_its_image(scorer: 
         archive.write(photos[0], "broken")
     content = buffer.getvalue()
     second = content.index(photos[0].read_bytes(), content.index(b"broken"))
-    with zipfile.ZipFile(io.BytesIO(content[: second + 40] + b"XXXX" + content[second + 44 :])) as archive:
+    with zipfile.ZipFile(io.BytesIO(content[: second + 40] + b"!!!!" + content[second + 44 :])) as archive:
         members = [archive.open("whole"), archive.open("broken"), photos[0]]
         scores = scorer.score(members, on_error="record")
     assert [type(error) for error in scores.errors] == [type(None), ImageDecodeError, type(None)]

@@ -308,7 +308,7 @@ def _fails(world: World, capfd: Any, *more: str | Path, without: str | None = No
         (["--steps", "101"], "steps=101 is more than the 100"),
         (["--score", "beauty"], "has no score 'beauty'. It gives: quality"),
         (["--judge-device", "abacus"], "there is no device 'abacus'"),
-        (["--backend", "abacus"], "backend='abacus' is unknown"),
+        (["--backend", "abacus"], "--backend 'abacus' is unknown"),
     ],
 )
 def test_options_that_cannot_work(world: World, capfd: Any, options: list[str], reason: str) -> None:
