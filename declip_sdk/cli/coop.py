@@ -80,6 +80,7 @@ def command(**options: Any) -> None:
     from declip_training.coop_run import PROMPTS, CoopJob, run_coop
     from declip_training.model.checkpoint import load_projectors
     from declip_training.model.prompts import PromptSet
+    from declip_training.train.sole import sole
     from declip_training.train.towers import Towers
     from declip_training.train.world import join
 
@@ -100,14 +101,15 @@ def command(**options: Any) -> None:
         total = opinions.missing + len(opinions.paths)
         say(f"{opinions.title}: {opinions.missing:,} of {total:,} images are not on disk and are left out")
     click.echo(f"  loading {visible(options['tower'])} ({visible(options['pretrained'])})", err=True)
-    with join(options["device"]) as (_, device):
+    with join(options["device"]) as (world, device):
         precision: Precision = "bf16" if computes_in_bf16(device) else "fp32"
         towers = Towers.load(options["tower"], options["pretrained"], device, precision)
         perceptual: torch.nn.Module = torch.nn.Identity()
         if checkpoint is not None:
             checkpoint.require_tower(towers.visual, towers.tower)
             perceptual = checkpoint.perceptual
-        with stage_progress(shown=True) as progress:
+        job.require_room(towers)
+        with sole(job.folder, world, say), stage_progress(shown=True) as progress:
             report = run_coop(job, towers, perceptual, opinions, progress, say)
     click.echo(visible(str(job.folder / PROMPTS)))
     click.echo(f"  {report['photos'] - report['held out']:,} photos of {visible(opinions.title)}", err=True)

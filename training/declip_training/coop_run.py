@@ -21,9 +21,7 @@ from declip_training.files import replacing, write_json
 from declip_training.model.prompts import LARGEST_SCALE, PromptSet, ScorePrompts
 from declip_training.opinions import Opinions
 from declip_training.rated_features import rated_features
-from declip_training.train.sole import sole
 from declip_training.train.towers import Towers
-from declip_training.train.world import World
 
 Progress = Callable[[str, int, int], None]
 _NAMED = 3
@@ -66,6 +64,11 @@ class CoopJob:
         if self.scale is not None and not 0 < self.scale <= LARGEST_SCALE:
             raise TrainingError(f"the logit scale is {self.scale}. Choose it above 0 and at most {LARGEST_SCALE:g}.")
 
+    def require_room(self, towers: Towers) -> None:
+        """Raise ExportError where the text tower has no room for the context: known before any photo is read."""
+        (score,) = (s for s in self.prompts.scores if s.spec.name == self.score)
+        require_room(towers.clip, towers.tokenizer, score.spec.pairs, self.config)
+
 
 def run_coop(
     job: CoopJob,
@@ -79,25 +82,11 @@ def run_coop(
 
     The report, which is returned, holds SRCC and PLCC on the photos that were held out, with the words alone and with
     the context. They chose the step: quote the numbers of a data set that was not used here. Raises TrainingError
-    for photos that cannot be read (unless they may be skipped), too few of them, opinions that are all the same, and a
-    folder that another run has; ExportError, before any photo is read, for a context that the text tower has no room
-    for. ``warn`` is told where the context is no better than the words alone.
+    for photos that cannot be read (unless they may be skipped), too few of them, and opinions that are all the same;
+    ExportError where ``job.require_room`` does. ``warn`` is told where the context is no better than the words alone.
+    The folder is to be this run's alone (``sole``).
     """
     at = next(i for i, s in enumerate(job.prompts.scores) if s.spec.name == job.score)
-    require_room(towers.clip, towers.tokenizer, job.prompts.scores[at].spec.pairs, job.config)
-    with sole(job.folder, World(), warn):
-        return _learned(job, at, towers, perceptual, opinions, progress, warn)
-
-
-def _learned(
-    job: CoopJob,
-    at: int,
-    towers: Towers,
-    perceptual: nn.Module,
-    opinions: Opinions,
-    progress: Progress,
-    warn: Callable[[str], None],
-) -> dict[str, Any]:
     score, total = job.prompts.scores[at], len(opinions.paths)
     _require_enough(opinions, job.validation)  # before any photo is read
     features, unreadable = rated_features(
