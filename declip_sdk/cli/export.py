@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def command(
             raise ExportError(_EXTRA) from error
         from declip_export.engine import export_engine
         from declip_export.photos import hold_out, load_photos, sample_images
-        from declip_training.model.checkpoint import load_projectors
+        from declip_training.model.checkpoint import load_projectors, tower_sha256
         from declip_training.model.declip import DeCLIP
         from declip_training.model.tower import load_clip
 
@@ -90,6 +91,7 @@ def command(
         clip, tokenizer, preprocess = load_clip(tower, pretrained)
         if checkpoint is not None:
             checkpoint.require_tower(clip.visual, tower)  # type: ignore[arg-type]
+        chosen.require_learned_on(partial(tower_sha256, clip), "" if checkpoint is None else checkpoint.sha256)
         heads = () if checkpoint is None else (checkpoint.perceptual, checkpoint.semantic)
         stage("embedding prompts")
         declip = DeCLIP.from_clip(clip, tokenizer, chosen, *heads).eval()

@@ -208,6 +208,39 @@ def test_a_context_that_does_not_help_is_said_so(
         assert ("no better than the words alone" in shown) is not better
 
 
+def test_a_context_is_exported_with_what_it_was_learned_on_only(
+    learn: Callable[..., int], tower: Path, tmp_path: Path, capfd: Any
+) -> None:
+    """Another tower or other projectors give scores that nobody has judged; words without a context go with all."""
+    assert learn() == 0
+    other, projector = tmp_path / "other.json", tmp_path / "projector.safetensors"
+    other.write_text(json.dumps({**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "layers": 2}}))
+    with torch.random.fork_rng():
+        clip, _, _ = load_clip(str(tower), "random")
+        heads = Projector(16, 24), Projector(16, 24)
+        save_projectors(projector, ProjectorCheckpoint(tower.stem, "random", tower_sha256(clip.visual), *heads))
+
+    def export(prompts: Path, *what: str | Path) -> int:
+        made = ["export", "--pretrained", "random", "--no-parity", "--prompts", prompts, "-o", tmp_path / "x.engine"]
+        return run([*map(str, made), *map(str, what)])
+
+    prompts, words = tmp_path / "run" / "prompts.toml", tmp_path / "words.toml"
+    assert export(prompts, "--tower", other) == 2
+    assert "learned on another tower" in capfd.readouterr().err
+    assert export(prompts, "--tower", tower, "--projector", projector) == 2
+    assert "learned on other projectors" in capfd.readouterr().err
+    words.write_text('[scores.quality]\nkind = "quality"\npairs = [["Good photo.", "Bad photo."]]\n')
+    assert export(words, "--tower", other) == 0
+    assert learn("--prompts", words, "--seed", "7") == 0  # as if stopped between its two files: prompts of before
+    again, learned = prompts.read_text(), prompts.with_name("coop.safetensors").read_bytes()
+    assert learn("--prompts", words, "--seed", "8") == 0
+    prompts.with_name("coop.safetensors").write_bytes(learned)
+    assert prompts.read_text() != again
+    capfd.readouterr()
+    assert export(prompts, "--tower", tower) == 2
+    assert "cannot be read" in capfd.readouterr().err
+
+
 def test_a_folder_is_one_runs(learn: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
     with sole(tmp_path / "run", World(), print):
         assert learn() == 2

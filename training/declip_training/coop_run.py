@@ -18,7 +18,7 @@ from declip_runtime.errors import TrainingError
 from declip_training.coop import CoopConfig, learn_context, opinion_loss, pair_scores, require_room
 from declip_training.evaluation.metrics import plcc, srcc
 from declip_training.files import replacing, write_json
-from declip_training.model.prompts import LARGEST_SCALE, PromptSet, ScorePrompts
+from declip_training.model.prompts import LARGEST_SCALE, LearnedOn, PromptSet, ScorePrompts
 from declip_training.opinions import Opinions
 from declip_training.rated_features import rated_features
 from declip_training.train.towers import Towers
@@ -36,7 +36,7 @@ class CoopJob:
 
     ``batch`` photos a step; ``plcc`` is the weight of 1 - Pearson's r beside the mean squared error; ``validation`` the
     share of photos that the step is chosen by; ``scale`` replaces the tower's own logit scale; ``skip_unreadable``
-    goes on without photos that cannot be read. ``projector_sha256`` is what the report says of the projector.
+    goes on without photos that cannot be read. ``projector_sha256`` is of the projectors in use.
     """
 
     folder: Path
@@ -123,7 +123,11 @@ def run_coop(
         towers.clip, towers.tokenizer, score.spec.pairs, job.config,
         lambda pairs, step: loss(pairs.cpu(), step), lambda pairs: agreement(pairs)["srcc"], log,
     ).cpu()  # fmt: skip
-    learned = replace(score, context=context, position=job.config.position)
+    identity = towers.identity()
+    learned = replace(
+        score, context=context, position=job.config.position,
+        learned_on=LearnedOn(identity["clip_sha256"], job.projector_sha256),
+    )  # fmt: skip
     scores = (*job.prompts.scores[:at], learned, *job.prompts.scores[at + 1 :])
     chosen = PromptSet(scores, scale)
     settings = {**asdict(job.config), "tokens": context.shape[-2]}  # of the words, where it started from words
@@ -141,7 +145,7 @@ def run_coop(
         "held out": int(held.sum()),
         "unreadable": len(unreadable),
         "missing": opinions.missing,
-        **towers.identity(),
+        **identity,
         "projector_sha256": job.projector_sha256,
         "score": job.score,
         "words alone": alone,

@@ -13,7 +13,7 @@ A prompts file is TOML, one table a score, in the order of the engine's columns:
 
 A learned context (CoOp, the paper's reference [66]) is a tensor [M, W] of token vectors of the text tower, put
 before, around (half on each side) or after the words of every prompt of its score; [2, M, W] has positive and
-negative apart, [P, 2, M, W] every prompt of P pairs.
+negative apart, [P, 2, M, W] every prompt of P pairs. The file's header says what each was learned on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -44,7 +44,16 @@ else:
 
 ContextPosition = Literal["before", "around", "after"]
 LARGEST_SCALE = 1000.0
+_ContextOf = Callable[[str], "tuple[Tensor, LearnedOn | None]"]
 _FIELDS = {"kind", "description", "pairs", "context", "context_position"}
+
+
+@dataclass(frozen=True)
+class LearnedOn:
+    """SHA-256 of the CLIP (both towers) and of the projectors ("": none) that a context was learned on."""
+
+    clip_sha256: str
+    projector_sha256: str
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,13 @@ class ScorePrompts:
     """The antonym pairs (positive, negative) of one score, with an optional learned ``context``.
 
     The context is float [M, W], [2, M, W] for positive and negative apart, or [P, 2, M, W] for every prompt apart;
-    ``position`` is where it stands.
+    ``position`` is where it stands, ``learned_on`` None where its file does not tell.
     """
 
     spec: ScoreSpec
     context: Tensor | None = None
     position: ContextPosition = "before"
+    learned_on: LearnedOn | None = None
 
     def texts(self) -> tuple[str, ...]:
         """Positive and negative of the first pair, of the second, and so on."""
@@ -144,27 +154,47 @@ class PromptSet:
     @classmethod
     def from_dict(cls, data: dict[str, Any], contexts: dict[str, Tensor]) -> PromptSet:
         """Inverse of ``to_dict``."""
-        return cls._from_dict(data, contexts.__getitem__)
+        return cls._from_dict(data, lambda name: (contexts[name], None))
+
+    def require_learned_on(self, clip_sha256: Callable[[], str], projector_sha256: str) -> None:
+        """Raise ExportError naming the score whose context was learned on another CLIP, or with other projectors."""
+        learned = [(s.spec.name, s.learned_on) for s in self.scores if s.learned_on is not None]
+        here = clip_sha256() if learned else ""
+        for name, on in learned:
+            if on != LearnedOn(here, projector_sha256):
+                other = "another tower" if on.clip_sha256 != here else "other projectors"
+                raise ExportError(
+                    f"the context of the score {name!r} was learned on {other}. Export with what it was learned on "
+                    "(the run's report.json tells), or learn it again with declip coop."
+                )
 
     def write(self, path: Path, contexts: str) -> None:
         """Write a prompts file to ``path`` and the learned contexts to the file named ``contexts`` beside it.
 
-        Existing files are replaced, each whole or not at all, the contexts first. Raises TrainingError where they
+        Existing files are replaced, each whole or not at all, the contexts first, under names of their own: prompts
+        that are still those of before find none of them, instead of the wrong ones. Raises TrainingError where they
         cannot be written.
         """
         from safetensors.torch import save_file
 
-        learned = {s.spec.name: s.context.detach().float().contiguous() for s in self.scores if s.context is not None}
+        learned, origins, keys = {}, {}, {}
+        for score in self.scores:
+            if score.context is not None:
+                context = score.context.detach().float().contiguous()
+                key = f"{score.spec.name}-{hashlib.sha256(context.numpy().tobytes()).hexdigest()[:8]}"
+                keys[score.spec.name], learned[key] = key, context
+                if score.learned_on is not None:
+                    origins[key] = json.dumps(asdict(score.learned_on))
         lines = [] if self.logit_scale is None else [f"logit_scale = {self.logit_scale!r}\n"]
         for name, table in self.to_dict()["scores"].items():
             if "context" in table:
-                table["context"] = f"{contexts}:{name}"
+                table["context"] = f"{contexts}:{keys[name]}"
             lines.append(f"[scores.{name}]")
             lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
             lines.append("")
         if learned:
             with replacing(path.with_name(contexts)) as partial:
-                save_file(learned, partial)
+                save_file(learned, partial, origins)
         with replacing(path) as partial:
             partial.write_text("\n".join(lines), encoding="utf-8")
 
@@ -177,7 +207,7 @@ class PromptSet:
         return digest.hexdigest()
 
     @classmethod
-    def _from_dict(cls, data: dict[str, Any], context_of: Callable[[str], Tensor]) -> PromptSet:
+    def _from_dict(cls, data: dict[str, Any], context_of: _ContextOf) -> PromptSet:
         tables, scale = data.get("scores", {}), data.get("logit_scale")
         if not isinstance(tables, dict) or set(data) - {"scores", "logit_scale"}:
             raise ExportError("a prompts file holds logit_scale and [scores.NAME] tables, nothing else.")
@@ -279,7 +309,7 @@ def _require_fit(tokenizer: Tokenizer, texts: Sequence[str], tokens: Tensor, wid
             raise ExportError(f"the prompt {text!r} has {len(encode(text))} tokens. Use 1 to {room} with this tower.")
 
 
-def _score(name: str, table: Any, context_of: Callable[[str], Tensor]) -> ScorePrompts:
+def _score(name: str, table: Any, context_of: _ContextOf) -> ScorePrompts:
     if not isinstance(table, dict) or set(table) - _FIELDS:
         raise ExportError(f"[scores.{name}] may hold {', '.join(sorted(_FIELDS))} only.")
     pairs = table.get("pairs")
@@ -303,7 +333,8 @@ def _score(name: str, table: Any, context_of: Callable[[str], Tensor]) -> ScoreP
     if position not in get_args(ContextPosition):
         known = ", ".join(get_args(ContextPosition))
         raise ExportError(f"[scores.{name}] has the context_position {position!r}. Use one of {known}.")
-    return ScorePrompts(spec, context_of(table["context"]) if "context" in table else None, position)
+    context, learned_on = context_of(table["context"]) if "context" in table else (None, None)
+    return ScorePrompts(spec, context, position, learned_on)
 
 
 def _toml(value: Any) -> str:
@@ -311,15 +342,17 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _read_context(reference: str, folder: Path) -> Tensor:
-    """Read ``FILE:TENSOR`` relative to ``folder``."""
+def _read_context(reference: str, folder: Path) -> tuple[Tensor, LearnedOn | None]:
+    """Read ``FILE:TENSOR`` relative to ``folder``, and what its header says of it."""
     from safetensors import SafetensorError, safe_open
 
     name, _, key = str(reference).rpartition(":")
     try:
         with safe_open(folder / name, framework="pt") as file:
             tensor: Tensor = file.get_tensor(key).float()
-    except (SafetensorError, OSError) as error:
+            origin = (file.metadata() or {}).get(key)
+            learned_on = None if origin is None else LearnedOn(**json.loads(origin))
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ExportError(
             f'the learned context {reference!r} cannot be read: {error}. Write context = "FILE.safetensors:TENSOR".'
         ) from error
@@ -327,4 +360,4 @@ def _read_context(reference: str, folder: Path) -> Tensor:
         raise ExportError(
             f"the learned context {reference!r} is {list(tensor.shape)}. It must be [M, W], [2, M, W] or [P, 2, M, W]."
         )
-    return tensor
+    return tensor, learned_on
