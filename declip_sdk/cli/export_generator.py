@@ -90,8 +90,11 @@ def command(
     declip export-generator --base sd15/ --adapter ip-adapter_sd15.bin --tower ViT-H-14 \\
         --pretrained laion2b_s32b_b79k --lora lcm.safetensors --steps 4 --guidance 1 -o quick.engine
     """
-    require_place(output)  # it takes minutes until something is written there
     fused = [_lora(value) for value in loras]
+    read = [base, adapter, *(source for source, _ in fused)]
+    read += [str(given) for given in (checkpoint, tower, pretrained, config) if given is not None]
+    inside = [source.replace(":", "/") for source in read]  # FOLDER:FILE
+    require_place(output, [*read, *inside])  # it takes minutes until something is written there
     logging.disable(logging.ERROR)  # the libraries and their downloader log what our own messages say once
     with told_stages() as stage:
         stage("starting torch and diffusers")

@@ -95,7 +95,8 @@ def standard_output() -> Output:
 def open_output(output: Path | None) -> Iterator[Output]:
     """Standard output, or ``output``, which is replaced only when the block ends without error and keeps its mode.
 
-    What is ``incomplete`` replaces nothing: it is put beside a file that is there already, as name.partial.csv.
+    What is ``incomplete`` replaces nothing: it is put beside a file that is there already, as name.partial.csv; so are
+    the whole lines that were written before writing failed, as on a full disk.
     Raises UsageError for what is no place for a file, OutputError where the system does not write it.
     """
     if output is None:
@@ -110,14 +111,22 @@ def open_output(output: Path | None) -> Iterator[Output]:
         return
     target = output.resolve()  # through a link, so that the link stays
     partial = target.parent / f".declip-{uuid.uuid4().hex}.partial"  # short: a legal name may fill all 255 bytes
+    fragment = target.with_name(f"{target.stem}.partial{target.suffix}")
     try:
         with writing(output):
             stream = partial.open("xb")
-        with _closing(stream, output) as guarded:
-            yield guarded
+        try:
+            with _closing(stream, output) as guarded:
+                yield guarded
+        except OutputError as error:
+            if lines := _cut_to_lines(partial):
+                partial.replace(fragment)
+                kept = f"The {lines:,} lines before that are in {output.with_name(fragment.name)}."
+                raise OutputError(f"{error.message} {kept}") from error
+            raise
         with writing(output):
             if guarded.incomplete and target.exists() and target.stat().st_size:
-                target = target.with_name(f"{target.stem}.partial{target.suffix}")
+                target = fragment
                 guarded.place = output.with_name(target.name)
             if target.exists():
                 partial.chmod(stat.S_IMODE(target.stat().st_mode))
@@ -125,6 +134,13 @@ def open_output(output: Path | None) -> Iterator[Output]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _cut_to_lines(path: Path) -> int:
+    """How many whole lines ``path`` has; what follows them is cut off."""
+    content = path.read_bytes()
+    os.truncate(path, content.rfind(b"\n") + 1)
+    return content.count(b"\n")
 
 
 @contextmanager
@@ -164,12 +180,12 @@ def require_place(
 
 def _require_replaceable(output: Path, inputs: Iterable[str], may_replace: Callable[[Path], bool]) -> None:
     if any(_is_same_file(output, path) for path in inputs):
-        raise UsageError(f"{output} is read here and will not be overwritten. Name another file with -o.")
+        raise UsageError(f"{output} is read here and will not be overwritten. Name another file.")
     if output.suffix.lower() in IMAGE_SUFFIXES | UNREADABLE_SUFFIXES and not may_replace(output):
-        raise UsageError(f"{output} is a photo and will not be overwritten. Name another file with -o.")
+        raise UsageError(f"{output} is a photo and will not be overwritten. Name another file.")
     # The mode is looked at too, because a superuser may write everything.
     if not (output.stat().st_mode & 0o222 and os.access(output, os.W_OK)):
-        raise UsageError(f"{output} is write-protected. Name another file with -o, or allow writing: chmod u+w.")
+        raise UsageError(f"{output} is write-protected. Name another file, or allow writing: chmod u+w.")
 
 
 def _is_same_file(output: Path, path: str) -> bool:
@@ -191,5 +207,5 @@ def writing(output: Path | None) -> Iterator[None]:
             raise
         place = "standard output" if output is None else output
         raise OutputError(
-            f"cannot write {place}: {error.strerror or error}. Choose another place with -o, or free some space."
+            f"cannot write {place}: {error.strerror or error}. Choose another place, or free some space."
         ) from error

@@ -476,6 +476,23 @@ def test_wrong_use_of_the_export(folder: Path, options: list[str], told: str, ca
     assert made(folder) == []
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--adapter", "models/ip.bin"],
+        ["--adapter", "models:ip.bin"],
+        ["--adapter", "y", "--lora", "models:ip.bin@0.5"],
+        ["--adapter", "y", "--checkpoint", "models/ip.bin"],
+    ],
+)
+def test_what_the_export_reads_is_not_overwritten(folder: Path, options: list[str], capfd: Any) -> None:
+    (folder / "models").mkdir()
+    (folder / "models" / "ip.bin").write_bytes(b"hours of training")
+    assert run(["export-generator", "--base", "x", *options, "-o", "models/ip.bin"]) == 2
+    assert "models/ip.bin is read here and will not be overwritten" in capfd.readouterr().err
+    assert (folder / "models" / "ip.bin").read_bytes() == b"hours of training"
+
+
 # --- its page in docs
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -634,6 +634,30 @@ def test_a_fragment_does_not_replace_what_is_there(photos: Path, tmp_path: Path)
     assert output.read_text() == "complete"
     assert len(beside.read_text().splitlines()) == 4
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "scores.csv", "scores.partial.csv"}
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_a_full_disk_keeps_what_was_scored(
+    older: bool, photos: Path, tmp_path: Path, on_full_disk: Callable[..., Any]
+) -> None:
+    """Rows that were written whole stay, beside a result of before; the command says where."""
+    output, beside = tmp_path / "scores.csv", tmp_path / "scores.partial.csv"
+    if older:
+        output.write_text("complete")
+    names = [str(photos / name) for name in GOOD] * 20
+    done = on_full_disk([sys.executable, "-m", "declip_sdk", "score", *map(str, FAKE), "-o", str(output), *names], 4000)
+    assert done.returncode == 2
+    lines = beside.read_bytes()
+    assert lines.endswith(b"\n")
+    rows = list(csv.DictReader(lines.decode().splitlines()))
+    assert 3 <= len(rows) < 60
+    assert all(row["scored_with"] and row["quality"] for row in rows)
+    assert [row["image"] for row in rows] == names[: len(rows)]
+    *_, said = done.stderr.splitlines()
+    assert f"cannot write {output}: File too large" in said
+    assert said.endswith(f"The {len(rows) + 1} lines before that are in {beside}.")
+    assert output.exists() == older
+    assert not list(tmp_path.glob(".*"))
 
 
 @posix

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from declip_runtime.errors import TrainingError
-
-_BEYOND = 2**31 - 2  # the last byte that Windows lets a 32-bit offset name
 
 
 @contextmanager
@@ -72,26 +69,6 @@ def allocate_npy(path: Path, shape: Sequence[int], dtype: npt.DTypeLike) -> None
             os.posix_fallocate(stream.fileno(), 0, size)
         else:
             stream.truncate(size)
-
-
-def lock(stream: IO[bytes]) -> None:
-    """Have the open file alone until it is closed, which the system sees to should this process be killed.
-
-    Only others that call this are kept away. Raises BlockingIOError where one of them has it, OSError where the file
-    system knows no locks.
-    """
-    if sys.platform == "win32":
-        import msvcrt
-
-        stream.seek(_BEYOND)  # what is locked there cannot be read by others: nothing
-        try:
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:
-            raise BlockingIOError(error.errno, "another process has it", stream.name) from error
-    else:
-        import fcntl
-
-        fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import BackendExecutionError, GenerationCancelled, UsageError
+from declip_runtime.generation import job_runner
 from declip_runtime.generation.adapter import DPAdapter
 from declip_runtime.generation.job_runner import Outcome, run_jobs
 from declip_runtime.generation.jobs import Job, read_jobs
@@ -42,7 +43,7 @@ def run(path: Path, adapter: DPAdapter, out: Path, **defaults: Any) -> list[Outc
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
+    return sorted(p.name for p in folder.iterdir() if p.name != ".declip-lock")
 
 
 # --- reading
@@ -242,6 +243,25 @@ def test_somebody_elses_file_is_never_replaced(
 def test_a_folder_that_cannot_be_is_told(adapter: DPAdapter, folder: Path) -> None:
     with pytest.raises(UsageError, match=r"a\.png cannot be a folder"):
         run_jobs(read(write(folder, {"prompt": "a dog"}), adapter), adapter, folder / "a.png")
+
+
+def test_a_folder_is_one_runs(adapter: DPAdapter, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two would make every picture twice."""
+    jobs, out = read(write(folder, {"prompt": "a dog"}, {"prompt": "a house"}), adapter), folder / "out"
+    first = run_jobs(jobs, adapter, out)
+    next(first)
+    with pytest.raises(UsageError, match="out is in use by another run"):
+        run_jobs(jobs, adapter, out)
+    assert [outcome.made for outcome in run_jobs(jobs, adapter, folder / "other")] == [1, 1]
+    assert [outcome.made for outcome in first] == [1]
+    assert [outcome.there for outcome in run_jobs(jobs, adapter, out)] == [1, 1]
+
+    def unknown(_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(job_runner, "lock", unknown)
+    with pytest.warns(UserWarning, match=r"out cannot be locked \(Operation not supported\)"):
+        assert [outcome.there for outcome in run_jobs(jobs, adapter, out)] == [1, 1]
 
 
 def test_a_job_that_fails_does_not_stop_the_others(

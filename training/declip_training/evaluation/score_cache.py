@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from declip_runtime.errors import TrainingError
-from declip_training.files import lock
+from declip_runtime.locking import lock
 
 from .datasets import Photo
 

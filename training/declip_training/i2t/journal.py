@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from declip_runtime.errors import TrainingError
-from declip_training.files import lock
+from declip_runtime.locking import lock
 
 _VERSION = 1
 _BEGINNING = b'{"journal": '

@@ -11,7 +11,8 @@ from io import FileIO
 from pathlib import Path
 
 from declip_runtime.errors import TrainingError
-from declip_training.files import lock, writing
+from declip_runtime.locking import lock
+from declip_training.files import writing
 
 from .world import World
 
