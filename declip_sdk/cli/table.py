@@ -53,8 +53,9 @@ def score_table(
 ) -> RenderableType:
     """Scored images as given, ``lead`` with bars in front; failed ones below with their reasons.
 
-    Columns that do not fit the console's width are named in a line below instead of being squeezed, and so is the
-    number of images that were left out. So is a number of ``views`` other than the one of the calibration.
+    A line below says in which direction the columns count. Columns that do not fit the console's width are named in
+    another instead of being squeezed, and so is the number of images that were left out. So is a number of ``views``
+    other than the one of the calibration.
     """
     folder = _common_folder([s.image for s in scores])
     good = [s for s in scores if s.error is None]
@@ -92,10 +93,19 @@ def _good(
         table.add_row(str(place), Text(shorten(name, name_width, cut)), *cells)
 
     parts: list[RenderableType] = [table]
+    if len(shown) > 1:
+        parts.append(_note(_directions(shown)))
     if hidden := [spec.name for spec in ordered if spec not in shown]:
         note = f"{count(len(hidden), 'more score')} in a wider terminal or with --format csv: {', '.join(hidden)}"
         parts.append(_note(note))
     return parts
+
+
+def _directions(specs: Sequence[ScoreSpec]) -> str:
+    """What a high value says; that much noise is little of it, the name does not tell."""
+    words = {"quality": "better", "degree": "more"}
+    named = {kind: [spec.name for spec in specs if spec.kind == kind] for kind in words}
+    return "; ".join(f"higher is {words[kind]}: {', '.join(names)}" for kind, names in named.items() if names)
 
 
 def _note(text: str) -> RenderableType:
