@@ -167,7 +167,7 @@ def test_check_counts_what_is_wrong_and_ends_with_1(table: Path, capfd: Any) -> 
         "declip: 3 rows, 2 problems",
     ]
     assert run(["i2t", "check", "t.parquet", "--no-images"]) == 0
-    assert run(["i2t", "check", "t.parquet", "--no-images", "--decoupling", "perceptual_minimum=1"]) == 1
+    assert run(["i2t", "check", "t.parquet", "--no-images", "--decoupling", "semantic_minimum=1"]) == 1
     assert "3 x texts are not decoupled" in capfd.readouterr().err
     assert run(["i2t", "check", "none.parquet"]) == 2
 

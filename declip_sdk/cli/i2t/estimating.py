@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,10 @@ def dry_run_report(
     from declip_training.i2t.journal import Reply, read_journal, require_settings
     from declip_training.i2t.judging import pending
 
-    head, replies, _ = read_journal(journal_path) if journal_path.is_file() else (None, [], 0)
+    head: Mapping[str, Any] | None = None
+    replies: list[Reply] = []
+    if journal_path.is_file():
+        head, replies, *_ = read_journal(journal_path)
     if head is not None:
         require_settings(journal_path, head, {name: value for name, value in settings.items() if value is not None})
     by_id: dict[str, list[Reply]] = {}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from declip_training.i2t.endpoint import ResponseFormat
     from declip_training.i2t.relabel import Outcome, SetAside
 
+_REASONS = 10
 _OURS = {"messages", "model", "n", "stream"}
 """Parts of a request that the journal names, or without which its answer could not be read."""
 
@@ -111,12 +115,12 @@ def relabel(
     has descriptions, so that there is no table, 2 wrong use or an endpoint that fails.
     """
     from declip_training.i2t.candidates import read_candidates
-    from declip_training.i2t.endpoint import Endpoint, EndpointOptions
+    from declip_training.i2t.endpoint import Endpoint, EndpointError, EndpointOptions
     from declip_training.i2t.journal import Journal
     from declip_training.i2t.judging import first_or_settled
     from declip_training.i2t.prompt import Prompt
     from declip_training.i2t.records import write_records
-    from declip_training.i2t.relabel import RelabelOptions, records, require_utf8
+    from declip_training.i2t.relabel import RelabelOptions, alike, records, require_utf8
     from declip_training.i2t.relabel import relabel as run
 
     register_heif()
@@ -156,6 +160,7 @@ def relabel(
             extra=_extra(extra),
         ),
         stop,
+        say,
     )
     with writing(journal_path), Journal(journal_path, settings) as journal:
         if journal.cut:
@@ -163,7 +168,7 @@ def relabel(
         if held := sum(len(replies) for replies in journal.replies.values()):
             say(f"{_replies(held)} in {journal_path} from before")
         candidates = first_or_settled(candidates, first, journal.replies, judging, attempts)
-        with advancing("relabelling", len(candidates)) as advance:
+        with _told(EndpointError, journal_path), advancing("relabelling", len(candidates)) as advance:
             outcome = run(
                 candidates,
                 endpoint,
@@ -175,11 +180,15 @@ def relabel(
                 advance=advance,
                 interrupted=lambda: say("waiting for requests under way; once more leaves at once, without them"),
             )
-    for reason, number in endpoint.waits.most_common():
-        say(f"asked again {number:,} x after: {reason}")
+    waits: Counter[str] = Counter()
+    for reason, number in endpoint.waits.items():
+        waits[alike(reason)] += number
+    _say_most("asked again", "after: ", waits)
+    if outcome.outdated:
+        say(f"{_replies(outcome.outdated)} in the journal to images that are others now; those were asked again")
     if outcome.stopped is not None:
         raise TrainingError(
-            f"{base_url} failed five times in a row: {outcome.stopped}. What was answered is in {journal_path}: mend "
+            f"{base_url} fails again and again: {outcome.stopped}. What was answered is in {journal_path}: mend "
             "the endpoint, or choose other options (such as --response-format none), and run the same command again."
         )
     made = records(output, candidates, outcome)
@@ -210,8 +219,12 @@ def _key(variable: str | None) -> str | None:
 def _extra(text: str | None) -> dict[str, Any]:
     try:
         extra = json.loads(text or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--extra is no JSON: {error}. Quote it for the shell: '{{\"temperature\": 0.2}}'.") from error
+    try:
+        json.dumps(extra, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--extra cannot be sent: {error}. Leave out NaN and halves of characters.") from error
     if not isinstance(extra, dict):
         raise UsageError("--extra is no JSON object. Write it as in '{\"temperature\": 0.2}'.")
     if ours := sorted(extra.keys() & _OURS):
@@ -242,13 +255,29 @@ def _reject(one: SetAside) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def _told(failure: type[TrainingError], journal: Path) -> Iterator[None]:
+    """An error of the endpoint also says where the replies are."""
+    try:
+        yield
+    except failure as error:
+        raise TrainingError(f"{error} What was answered is in {journal}: the same command goes on with it.") from error
+
+
+def _say_most(what: str, before: str, reasons: Counter[str]) -> None:
+    for reason, number in reasons.most_common(_REASONS):
+        say(f"{what} {number:,} x{'' if before else ':'} {before}{reason}")
+    if rest := len(reasons) - _REASONS if len(reasons) > _REASONS else 0:
+        left = reasons.total() - sum(number for _, number in reasons.most_common(_REASONS))
+        say(f"{what} {left:,} x for {count(rest, 'other reason')}")
+
+
 def _replies(number: int) -> str:
     return f"{number:,} {'reply' if number == 1 else 'replies'}"
 
 
 def _report(outcome: Outcome, candidates: int, output: Path, rejects_path: Path) -> None:
-    for reason, number in outcome.reasons().most_common():
-        say(f"set aside {number:,} x: {reason}")
+    _say_most("set aside", "", outcome.reasons())
     if outcome.asked:
         tokens = f", {outcome.tokens_in:,} tokens sent, {outcome.tokens_out:,} written" if outcome.tokens_in else ""
         say(f"{_replies(outcome.asked)} in this run{tokens}")

@@ -142,7 +142,7 @@ def test_rejects_are_in_their_file_with_the_reason(file: Path, tmp_path: Path, c
         assert run(arguments(file, server, "--attempts", "2")) == 0
         rejects = [json.loads(line) for line in (tmp_path / "t.rejects.jsonl").read_text().splitlines()]
         assert [(r["reason"], r["final"], r["attempts"], r["reply"]) for r in rejects] == [
-            ("the semantic text is 88% perceptual, more than 25%", True, 2, bad)
+            ("the semantic text is 94% perceptual, more than 25%", True, 2, bad)
         ]
         told = capfd.readouterr().err
         assert "set aside 1 x: the semantic text is ...% perceptual" in told
@@ -199,7 +199,7 @@ def test_an_endpoint_that_refuses_all_is_one_message(file: Path, tmp_path: Path,
         assert run(arguments(file, server)) == 2
     told = capfd.readouterr().err
     assert told.count("\n") == 1
-    assert "failed five times in a row: refused: 400 Bad Request: response_format is unknown" in told
+    assert "fails again and again: refused: 400 Bad Request: response_format is unknown" in told
     assert "--response-format none" in told
 
 

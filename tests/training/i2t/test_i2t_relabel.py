@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import threading
@@ -210,6 +211,7 @@ BROKEN = {
     "choices of another type": Response(body=b'{"choices": [{"message": {"content": [1]}, "finish_reason": 3}]}'),
     "null": Response(body=b"null"),
     "an empty body": Response(body=b""),
+    "too deep": Response(body=b"[" * 200_000),
 }
 
 
@@ -268,10 +270,87 @@ def test_a_refusal_is_not_asked_again(status: int, candidates: list[Candidate], 
 
 
 def test_when_all_are_refused_the_run_stops(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    many = [replace(c, id=f"{c.id}{n}", source_text=f"{c.source_text}{n}") for c in candidates for n in range(4)]
     with chat_server(lambda *_: Response(status=400, text="unknown field response_format")) as server:
-        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
-    assert len(server.seen) == 5
-    assert outcome.stopped == "refused: 400 Bad Request: unknown field response_format"
+        outcome, _ = run(many, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=2))
+        assert len(server.seen) in (7, 8)  # the other worker may be under way
+        assert outcome.stopped == "refused: 400 Bad Request: unknown field response_format"
+        outcome, _ = run(many[:5], server, judge, tmp_path / "k.jsonl", RelabelOptions(workers=2))
+        assert outcome.stopped == "refused: 400 Bad Request: unknown field response_format", "fewer, but all of them"
+
+
+def test_what_was_refused_keeps_nobody_from_going_on(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    """A run that is stopped meets the old refusals first, as what was answered is not asked again."""
+    many = [replace(c, id=f"{c.id}{n}", source_text=f"text {c.id}{n}") for c in candidates for n in range(10)]
+    refused = {c.source_text for c in many[:40:2]}
+    options = RelabelOptions(workers=1)
+    with chat_server(lambda text, _: Response(status=400 if text in refused else 200)) as server:
+        outcome, _ = run(many[:40], server, judge, tmp_path / "j.jsonl", options)
+        assert (len(outcome.accepted), outcome.stopped) == (20, None)
+        begun = len(server.seen)
+        outcome, _ = run(many, server, judge, tmp_path / "j.jsonl", options)
+        assert outcome.stopped is None
+        assert (len(outcome.accepted), len(outcome.unanswered()), outcome.asked) == (40, 20, 20)
+        asked = server.texts()[begun:]
+        assert set(asked[:20]).isdisjoint(refused), "those that were never asked come first"
+        server.script = lambda *_: Response()
+        outcome, _ = run(many, server, judge, tmp_path / "j.jsonl", options)
+        assert len(outcome.accepted) == 60
+
+
+def test_a_reply_to_another_image_does_not_count(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    with chat_server() as server:
+        run(candidates, server, judge, tmp_path / "j.jsonl")
+        save_image(Path(candidates[2].image), 99)
+        begun = len(server.seen)
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert server.texts()[begun:] == [candidates[2].source_text]
+    assert (outcome.outdated, len(outcome.accepted)) == (1, 6)
+    assert outcome.accepted[candidates[2].id][1] == file_sha256(Path(candidates[2].image))
+
+
+def test_an_image_that_is_away_is_asked_for_when_it_is_back(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    """As one on a disk that was not mounted."""
+    away = Path(candidates[1].image).rename(tmp_path / "away.jpg")
+    with chat_server() as server:
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
+        (missing,) = outcome.unanswered()
+        assert (missing.candidate.id, missing.final) == (candidates[1].id, False)
+        away.rename(candidates[1].image)
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert (len(outcome.accepted), outcome.asked) == (6, 1)
+
+
+def test_what_is_sent_back_is_not_the_whole_of_a_runaway_reply(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    with chat_server(first_then(Response(text="<think>" + "hm " * 9000 + "</think>" + "la " * 90_000))) as server:
+        outcome, _ = run(candidates[:1], server, judge, tmp_path / "j.jsonl")
+    assert len(outcome.accepted) == 1
+    _, said, _ = server.seen[1].body["messages"]
+    assert said["content"] == ("la " * 90_000)[:4000]
+
+
+def test_content_in_parts_is_a_reply(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    whole = reply_text()
+    parts = [{"type": "text", "text": whole[:50]}, {"type": "text", "text": whole[50:]}]
+    message = {"role": "assistant", "content": parts}
+    body = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": {"odd": 1}}]}).encode()
+    with chat_server(lambda *_: Response(body=body)) as server:
+        outcome, asker = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert (len(outcome.accepted), len(server.seen), asker.waits.total()) == (6, 6, 0)
+
+
+def test_a_long_wait_is_told(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    told: list[str] = []
+    stop = threading.Event()
+    with chat_server(lambda *_: Response(status=429, headers={"Retry-After": "3000"})) as server:
+        asker = Endpoint(EndpointOptions(server.url, "m"), stop, lambda line: (told.append(line), stop.set()))
+        with Journal(tmp_path / "j.jsonl", SETTINGS) as journal:
+            relabel(candidates, asker, stop, Prompt.read(), judge, journal, RelabelOptions(workers=3))
+    assert told == ["the endpoint asks to wait 3000 s"]
 
 
 def test_failures_that_are_not_in_a_row_do_not_stop_it(
@@ -288,7 +367,7 @@ def test_failures_that_are_not_in_a_row_do_not_stop_it(
 def test_a_wrong_key_or_model_ends_the_run_at_once(
     status: int, candidates: list[Candidate], judge: Judge, tmp_path: Path
 ) -> None:
-    message = "no such model. Check the address, the model 'm', and the key"
+    message = "no such model. Check the address, the model 'm', the key"
     with chat_server(lambda *_: Response(status=status, text="no such model")) as server:
         with pytest.raises(EndpointError) as raised:
             run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
@@ -340,7 +419,7 @@ UNACCEPTABLE = {
         "the semantic text is not written in Latin",
     ),
     "coupled perceptual": (reply_text(perceptual=COUPLED), "the perceptual text is 36% semantic"),
-    "coupled semantic": (reply_text(semantic=PERCEPTUAL), "the semantic text is 88% perceptual"),
+    "coupled semantic": (reply_text(semantic=PERCEPTUAL), "the semantic text is 94% perceptual"),
     "empty": ('{"perceptual": " ", "semantic": "A dog."}', "the perceptual text is empty"),
     "too long": (reply_text(semantic=f"{SEMANTIC} " * 5), "the semantic text has 90 words, more than 60"),
 }

@@ -140,7 +140,7 @@ def test_a_word_of_both_vocabularies_counts_for_what_the_text_is_meant_to_be() -
         (PERCEPTUAL, SEMANTIC, None),
         (SEMANTIC, PERCEPTUAL, "the perceptual text holds 1 perceptual terms, fewer than 3"),
         ("A sharp, well lit, noisy photo of a woman with an umbrella beside a river.", SEMANTIC, "43% semantic"),
-        (PERCEPTUAL, PERCEPTUAL, "the semantic text is 88% perceptual"),
+        (PERCEPTUAL, PERCEPTUAL, "the semantic text is 94% perceptual"),
         (PERCEPTUAL, "Soft warm light falls on a dog in a balanced composition with a calm mood.", "% perceptual"),
         (PERCEPTUAL, "An okapi and a quokka.", "the semantic text is 0% semantic"),
         ("Zyx qwv with blur, noise, grain among vrt plm kjh fds wqa zxc bnm.", SEMANTIC, "% perceptual, less than 35%"),

@@ -7,7 +7,7 @@ import pytest
 
 from declip_runtime.errors import TrainingError
 from declip_training.i2t.candidates import Candidate, candidate_lines, hash_of, read_candidates
-from declip_training.i2t.selection import PAPER_MINIMUM, select
+from declip_training.i2t.selection import PAPER_MINIMUM, Texts, select
 from declip_training.i2t.sources import Described
 from declip_training.i2t.vocabulary import Vocabulary
 
@@ -74,11 +74,32 @@ def test_counts_are_by_source_and_type() -> None:
     assert len({c.id for c in found.kept}) == 2
 
 
-def test_what_two_files_share_is_kept_once() -> None:
-    again = Described("Q-Instruct", "a", Path("/copy/a"), "Natural", text(7))
-    found = select([described("a", text(7)), again], VOCABULARY)
-    assert len(found.kept) == 1
-    assert found.repeated == 1
+def test_what_two_files_share_is_kept_once(tmp_path: Path) -> None:
+    """A copy of an image is the same; another one of that name is a mistake that would pair it with these words."""
+    paths = [tmp_path / folder / "a" for folder in ("images", "copy", "other")]
+    for path, content in zip(paths, (b"dog", b"dog", b"cat"), strict=True):
+        path.parent.mkdir()
+        path.write_bytes(content)
+    first, copy, other = (Described("Q-Instruct", "a", path, "Natural", text(7)) for path in paths)
+    found = select([first, copy, first], VOCABULARY)
+    assert [c.image for c in found.kept] == [str(paths[0])]
+    assert found.repeated == 2
+    with pytest.raises(TrainingError, match=r"images/a and .*/other/a have the same name and description in two data"):
+        select([first, other], VOCABULARY)
+
+
+@pytest.mark.parametrize("texts", ["richest", "joined", "each"])
+def test_the_same_file_twice_adds_nothing(texts: Texts) -> None:
+    once, twice = (select(COMMENTS * times, VOCABULARY, texts=texts) for times in (1, 2))
+    assert twice.kept == once.kept
+    assert (once.repeated, twice.repeated) == (0, len(COMMENTS))
+
+
+def test_an_image_counts_under_the_type_of_what_is_kept_of_it() -> None:
+    several = [described("a", text(3), kind="Art"), described("a", text(9), kind="AIGC"), described("b", text(1))]
+    found = select(several, VOCABULARY)
+    assert found.images == {("Q-Instruct", "AIGC"): 1, ("Q-Instruct", "Natural"): 1}
+    assert found.kept_counts() == {("Q-Instruct", "AIGC"): 1}
 
 
 def test_an_id_follows_from_source_image_and_text() -> None:

@@ -67,6 +67,26 @@ def test_simple_inflections_match(term: str, forms: str) -> None:
         assert found(vocabulary, f"x {form} y") == [term], form
 
 
+def test_american_spelling_of_centred() -> None:
+    assert found(of("centred", "centred composition"), "Centered, a centered composition") == [
+        "centred",
+        "centred composition",
+    ]
+
+
+def test_inflections_of_one_another_count_once() -> None:
+    vocabulary = of("highlight", "highlights", "stand out", "stands out", "standing out", "pop", "pops", "=orange")
+    several = "A highlight, highlights; it stands out, stand out, standing out, pops, pop, pop. Orange, oranges."
+    assert vocabulary.count(several) == 4
+    assert vocabulary.count(several, repeats=True) == 9
+    bundled = Vocabulary.bundled("perceptual")
+    assert bundled.count("The highlight and the highlights pop, pops, stand out and stands out") == 3
+
+
+def test_a_term_may_hold_punctuation() -> None:
+    assert found(of("f/2.8", "f", "no. 1"), "At f/2.8, no. 1 of f") == ["f/2.8", "no. 1", "f"]
+
+
 def test_an_exact_term_matches_as_it_is_written() -> None:
     vocabulary = of("=light", "lighting")
     assert found(vocabulary, "Light lighting lightly lighter lights") == ["light", "lighting"]
@@ -104,7 +124,10 @@ def test_any_text_can_be_matched(text: str) -> None:
         assert all(parts[match.start : match.end])
 
 
-@pytest.mark.parametrize("between", [". ", ", ", "; ", ": ", " (", "! ", "\n", "... "])
+@pytest.mark.parametrize(
+    "between",
+    [". ", ", ", "; ", ": ", " (", "! ", "\n", "... ", " - ", " \u2013 ", "\u2014", "/", " | ", " [", "\u3002"],
+)
 def test_a_term_does_not_reach_across_punctuation(between: str) -> None:
     vocabulary = of("low contrast", "contrast", "noise")
     assert found(vocabulary, f"The noise is low{between}contrast is fine") == ["noise", "contrast"]

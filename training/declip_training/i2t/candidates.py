@@ -65,7 +65,10 @@ def read_candidates(path: Path) -> list[Candidate]:
     try:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
-                row = json.loads(line)
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"line {number} is no JSON ({error})") from error
                 if not isinstance(row, dict) or any(not isinstance(row.get(k), t) for k, t in types.items()):
                     raise ValueError(f"line {number} lacks one of {', '.join(types)}")
                 if seen.setdefault(row["id"], number) != number:

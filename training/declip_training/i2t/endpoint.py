@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -37,6 +37,7 @@ _TIMEOUTS_A_REQUEST = 10
 """How many of them one request may last: a server that drips bytes is never silent for a whole one."""
 _RETRIED = (408, 409, 425)
 _LAST_PORT = 65535
+_TOLD = 20.0  # seconds of waiting that a person would wonder at
 _RATE_LIMITS = 100
 """How many of them one request stands: other workers may be served in its place, so they are no failures of it."""
 
@@ -93,13 +94,16 @@ class Endpoint:
     """Asks one endpoint from many threads; a rate limit that one of them meets makes all of them wait.
 
     Nothing is sent but what is asked, and nowhere else: no ``OPENAI_*`` variable counts, no redirect is followed.
-    ``waits`` counts why requests were repeated. After ``stop`` is set, ``ask`` raises StoppedError instead of waiting.
+    ``waits`` counts why requests were repeated; ``say`` is told of a wait that the endpoint asks for, where it is long.
+    After ``stop`` is set, ``ask`` raises StoppedError instead of waiting.
     """
 
-    def __init__(self, options: EndpointOptions, stop: threading.Event) -> None:
+    def __init__(
+        self, options: EndpointOptions, stop: threading.Event, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.options = options
         self.waits: Counter[str] = Counter()
-        self._stop = stop
+        self._stop, self._say = stop, say
         self._lock = threading.Lock()
         self._open_again = 0.0
         self._client = _client(options)
@@ -143,7 +147,7 @@ class Endpoint:
             return self._status(error)
         except openai.APIConnectionError as error:
             return f"connection failed ({_innermost(error)})", None
-        except (openai.APIError, ValueError) as error:  # the body is no JSON, or half of one
+        except (openai.APIError, ValueError, RecursionError) as error:  # the body is no JSON, or half of one
             return f"broken reply ({type(error).__name__})", None
         answer = _read(completion, time.monotonic() - start)
         return (f"broken reply ({_complaint(completion)})", None) if answer is None else ("", answer)
@@ -171,7 +175,7 @@ class Endpoint:
         if status in (401, 404) or (status == 429 and getattr(error, "code", None) == "insufficient_quota"):
             raise EndpointError(
                 f"{self.options.base_url} answers {reason}: {told}. Check the address, the model "
-                f"{self.options.model!r}, and the key, whose variable --key-variable names."
+                f"{self.options.model!r}, the key, whose variable --key-variable names, and what its budget allows."
             ) from error
         if status != 429 and status < 500 and status not in _RETRIED:
             raise RefusedError(f"{reason}: {told}") from error
@@ -193,7 +197,11 @@ class Endpoint:
                 f"{self.options.base_url} asks to wait {seconds / 3600:.1f} hours. Run the same command again then."
             )
         with self._lock:
-            self._open_again = max(self._open_again, time.monotonic() + seconds)
+            now = time.monotonic()
+            told = self._open_again > now
+            self._open_again = max(self._open_again, now + seconds)
+        if seconds >= _TOLD and not told:
+            self._say(f"the endpoint asks to wait {seconds:.0f} s")
 
 
 def _client(options: EndpointOptions) -> openai.AsyncOpenAI:
@@ -250,16 +258,23 @@ def _read(completion: Any, seconds: float) -> Answer | None:
     """The library does not check what servers send, so everything may be missing or of another type."""
     try:
         choice = completion.choices[0]
-        text = choice.message.content or getattr(choice.message, "refusal", None) or ""
-        finish = choice.finish_reason or ""
+        text = _text(choice.message.content) or getattr(choice.message, "refusal", None) or ""
+        finish = choice.finish_reason
     except (AttributeError, LookupError, TypeError):
         return None
-    if not isinstance(text, str) or not isinstance(finish, str):
+    if not isinstance(text, str):
         return None
     usage = getattr(completion, "usage", None)
     told = [getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
     tokens_in, tokens_out = (number if isinstance(number, int) else 0 for number in told)
-    return Answer(text, finish, tokens_in, tokens_out, round(seconds, 3))
+    return Answer(text, finish if isinstance(finish, str) else "", tokens_in, tokens_out, round(seconds, 3))
+
+
+def _text(content: Any) -> Any:
+    """What some servers send in parts; anything else as it is."""
+    parts = content if isinstance(content, list) else []
+    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return "".join(texts) if texts else content
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

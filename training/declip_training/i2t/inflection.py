@@ -9,8 +9,8 @@ _DOUBLING = re.compile(r"[^aeiou]?[^aeiou]?[^aeiou]?[aeiou][^aeiouwxy]")
 """One short syllable: blur, dim, flat. Longer words that double their last letter are rare in descriptions."""
 
 _OTHER_WORDS = frozenset(
-    {"being", "cleaning", "clearing", "corner", "early", "flower", "hopefully", "liner", "litter", "manner"}
-    | {"originally", "panning", "pearly", "sadly", "shower", "simply", "sparkler", "tier", "uniformly"}
+    {"angler", "angling", "being", "cleaning", "clearing", "corner", "early", "flower", "hopefully", "liner", "litter"}
+    | {"manner", "originally", "panning", "pearly", "sadly", "shower", "simply", "sparkler", "tier", "uniformly"}
 )
 """What the rules would make of flow, lit, man, ear, bee and the like, but is another word in descriptions."""
 

@@ -1,5 +1,7 @@
 """What was paid for: every reply of the model, one JSON line each, on the disk before it counts.
 
+Requests that were refused are in it too, so that the next run asks the others first.
+
 The first line says which model, prompt and image size the replies belong to. Whether a reply is acceptable is not
 written down but judged anew in each run, so other limits need no new replies.
 """
@@ -15,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from declip_runtime.errors import TrainingError
 from declip_runtime.locking import lock
@@ -44,6 +46,8 @@ class Reply:
 class Journal:
     """An append-only file of replies; ``replies`` holds them by candidate, in the order they came.
 
+    ``refused`` are the ids of candidates for which a request was refused.
+
     ``settings`` must equal those of the file, where there is one. A last line that a kill cut short is removed and its
     reply asked again: ``cut`` says so. Only one process at a time may write.
 
@@ -54,6 +58,7 @@ class Journal:
         self.path = path
         self.cut = False
         self.replies: dict[str, list[Reply]] = {}
+        self.refused: set[str] = set()
         self._lock = threading.Lock()
         self._stream: FileIO = path.open("ab", buffering=0)
         try:
@@ -68,6 +73,13 @@ class Journal:
         with self._lock:
             self._write(asdict(reply))
             self.replies.setdefault(reply.id, []).append(reply)
+
+    def refuse(self, candidate_id: str, reason: str) -> None:
+        """Write that a request was refused. May be called from several threads."""
+        with self._lock:
+            if candidate_id not in self.refused:
+                self._write({"id": candidate_id, "refused": reason})
+                self.refused.add(candidate_id)
 
     def close(self) -> None:
         """Let another process have the file."""
@@ -93,7 +105,7 @@ class Journal:
             raise
 
     def _read(self, settings: dict[str, Any]) -> None:
-        head, replies, complete = read_journal(self.path)
+        head, replies, self.refused, complete = read_journal(self.path)
         if head is not None:
             require_settings(self.path, head, settings)
         if complete < self.path.stat().st_size:
@@ -116,8 +128,21 @@ def require_settings(path: Path, head: Mapping[str, Any], settings: Mapping[str,
         )
 
 
-def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[Reply], int]:
-    """The settings (None where there are none yet), the replies, and how many bytes are complete lines.
+class Written(NamedTuple):
+    """What a journal holds.
+
+    Its settings (None where there are none yet), the replies, the ids of candidates for which a request was refused,
+    and how many bytes are complete lines.
+    """
+
+    settings: dict[str, Any] | None
+    replies: list[Reply]
+    refused: set[str]
+    complete: int
+
+
+def read_journal(path: Path) -> Written:
+    """Read all of a journal but a last line that was cut off.
 
     Raises TrainingError naming the line that is damaged, and for a file that is no journal.
     """
@@ -125,6 +150,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[Reply], int]:
     types |= {"tokens_in": int, "tokens_out": int, "seconds": (int, float)}
     head: dict[str, Any] | None = None
     replies: list[Reply] = []
+    refused: set[str] = set()
     complete = 0
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
@@ -138,6 +164,8 @@ def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[Reply], int]:
                     head = {"journal": None, **row}
                     if head["journal"] != _VERSION:
                         raise ValueError("it does not begin as a journal of this version does")
+                elif isinstance(row, dict) and isinstance(row.get("id"), str) and "refused" in row:
+                    refused.add(row["id"])
                 elif not isinstance(row, dict) or any(not isinstance(row.get(k), t) for k, t in types.items()):
                     raise ValueError(f"it lacks one of {', '.join(types)}")
                 else:
@@ -147,7 +175,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[Reply], int]:
                     f"line {number} of the journal {path} is damaged: {error}. Repair or remove that line."
                 ) from error
             complete += len(line)
-    return head, replies, complete
+    return Written(head, replies, refused, complete)
 
 
 def _claim(stream: FileIO, path: Path) -> None:

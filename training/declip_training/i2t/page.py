@@ -11,6 +11,7 @@ from declip_runtime.errors import ImageError
 
 from .pictures import data_url
 from .records import Record, image_path
+from .reply import misleading
 
 THUMBNAIL = 320
 
@@ -82,6 +83,7 @@ _ARTICLE = """<article>
 
 
 def _safe(text: str) -> str:
-    """Escaped for HTML, without what is no text there: control characters, halves of characters."""
-    plain = "".join(c if c in "\n\t" or (c >= " " and c != "\x7f") else "\ufffd" for c in text)
+    """Escaped for HTML, without what is no text there: control characters, halves of characters, turned directions."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    plain = "".join(c if c in "\n\t" or not misleading(c) else "\ufffd" for c in lines)
     return escape(plain.encode("utf-8", "replace").decode())

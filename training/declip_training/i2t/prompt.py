@@ -10,8 +10,10 @@ from typing import Any
 from declip_runtime.errors import TrainingError
 
 from .candidates import hash_of
+from .reply import after_thought
 
 PLACE = "{text}"
+_SENT_BACK = 4000  # characters of a rejected reply: they are paid for again
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Prompt:
         return self.template.replace(PLACE, source_text)
 
     def messages(self, source_text: str, image: str, rejected: tuple[str, str] | None = None) -> list[dict[str, Any]]:
-        """A chat for the image, a data URL. ``rejected``: the last reply and why it was not accepted.
+        """A chat for the image, a data URL. ``rejected``: the last reply, and why it was not accepted.
+
+        That reply is sent back without the thoughts of the model, and cut where it runs on.
 
         Halves of characters become ``?``: a reply may hold them, but no request can.
         """
@@ -54,7 +58,8 @@ class Prompt:
         ]
         chat: list[dict[str, Any]] = [{"role": "user", "content": question}]
         if rejected is not None:
-            reply, reason = (part.encode("utf-8", "replace").decode() for part in rejected)
+            shown = after_thought(rejected[0])[:_SENT_BACK], rejected[1]
+            reply, reason = (part.encode("utf-8", "replace").decode() for part in shown)
             again = f"This cannot be used: {reason}. Answer again with one JSON object that keeps to all the rules."
             chat += [{"role": "assistant", "content": reply or "(nothing)"}, {"role": "user", "content": again}]
         return chat

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class Record:
 COLUMNS = tuple(f.name for f in fields(Record))
 REQUIRED = ("id", "image", "perceptual", "semantic")
 _PROVENANCE = "declip.i2t."
+_ROWS_AT_ONCE = 1024
+_LONGEST_FIELD = 2**31 - 1
 
 
 def read_records(path: Path) -> list[Record]:
@@ -73,8 +75,10 @@ def required_text(row: Mapping[str, Any], name: str) -> str:
     return value if isinstance(value, str) and value.strip() else ""
 
 
-def read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of a table (.parquet, .jsonl or .csv, by its name) as they are.
+
+    Of Parquet only ``columns`` are read, where they are named: the others may hold the images themselves.
 
     Raises TrainingError for a file that is missing, of another kind, or damaged.
     """
@@ -83,7 +87,7 @@ def read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         raise TrainingError(f"{path} is not a table. Give a file that ends in {', '.join(_READERS)}.")
     if not path.is_file():
         raise TrainingError(f"{path} does not exist. Check the path.")
-    yield from reader(path)
+    yield from reader(path, columns)
 
 
 def write_records(path: Path, records: Sequence[Record], provenance: Mapping[str, str] | None = None) -> None:
@@ -122,20 +126,22 @@ def image_path(table: Path, image: str) -> Path:
     return table.parent / image
 
 
-def _read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+def _read_parquet(path: Path, columns: Collection[str] | None) -> Iterator[Mapping[str, Any]]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with path.open("rb") as stream, parquet.ParquetFile(stream) as file:
-            _require_once(file.schema_arrow.names, path)
-            for batch in file.iter_batches():
+            names = file.schema_arrow.names
+            _require_once(names, path)
+            wanted = None if columns is None else [name for name in names if name in columns]
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=wanted):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path} cannot be read as Parquet: {error}. Copy or build it again.") from error
 
 
-def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
+def _read_jsonl(path: Path, _columns: Collection[str] | None) -> Iterator[Mapping[str, Any]]:
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
@@ -148,8 +154,9 @@ def _read_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
         yield row
 
 
-def _read_csv(path: Path) -> Iterator[Mapping[str, Any]]:
+def _read_csv(path: Path, _columns: Collection[str] | None) -> Iterator[Mapping[str, Any]]:
     """Strictly: a comma or a quote out of place shifts, cuts or merges texts, and nobody sees it in what is made."""
+    csv.field_size_limit(_LONGEST_FIELD)  # the limit is the module's, and too low for a page of comments
     reader = csv.reader(_lines(path), strict=True)
     header: list[str] = []
     number, line = 0, 1
@@ -191,7 +198,7 @@ def _lines(path: Path) -> Iterable[str]:
         raise TrainingError(f"{path} cannot be read: {error}. Save it as UTF-8.") from error
 
 
-_READERS: Mapping[str, Callable[[Path], Iterator[Mapping[str, Any]]]] = {
+_READERS: Mapping[str, Callable[[Path, Collection[str] | None], Iterator[Mapping[str, Any]]]] = {
     ".parquet": _read_parquet,
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,

@@ -6,11 +6,11 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
-from declip_runtime.errors import ImageError, TrainingError
+from declip_runtime.errors import ImageError, ImageNotFoundError, TrainingError
 
 from .candidates import Candidate
 from .endpoint import Answer, Endpoint, RefusedError, StoppedError, UnansweredError
@@ -49,11 +49,16 @@ class SetAside:
 
 @dataclass
 class Outcome:
-    """What became of the candidates; ``asked`` are the replies of this run, ``stopped`` why it ended early."""
+    """What became of the candidates.
+
+    ``asked`` are the replies of this run, ``outdated`` those from before that were to other images; ``stopped`` is why
+    it ended early.
+    """
 
     accepted: dict[str, tuple[Descriptions, str]] = field(default_factory=dict)
     set_aside: list[SetAside] = field(default_factory=list)
     asked: int = 0
+    outdated: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     stopped: str | None = None
@@ -64,7 +69,12 @@ class Outcome:
 
     def reasons(self) -> Counter[str]:
         """How often which reason set a candidate aside; numbers and names are left out, so that equal ones meet."""
-        return Counter(re.sub(r"'[^']*'|\d+", "...", one.reason) for one in self.set_aside)
+        return Counter(re.sub(r"\d+", "...", alike(one.reason)) for one in self.set_aside)
+
+
+def alike(reason: str) -> str:
+    """A reason without names and what servers call their requests, so that equal ones meet."""
+    return re.sub(r"'[^']*'|\b(?=[\w-]*\d)[\w-]{6,}\b", "...", reason)
 
 
 def relabel(
@@ -82,8 +92,12 @@ def relabel(
     """Ask for every candidate that the journal does not answer yet; each reply is in the journal before it counts.
 
     A reply that is not acceptable is asked again, with the reason, until ``attempts`` replies are there; then the
-    candidate is set aside. So is one whose image cannot be opened, without a request. Five requests in a row that
-    fail for good end the run: ``Outcome.stopped``. ``advance`` is called after each candidate. After the first
+    candidate is set aside. So is one whose image cannot be opened, without a request. A reply to another image than the
+    one that is there now does not count: ``Outcome.outdated``. Candidates for which a request was refused before are
+    asked last. When as many requests in a row as there are workers and five more fail for good, the run ends:
+    ``Outcome.stopped``, as after five where nothing is answered at all; those of candidates that were refused before
+    are not counted. ``advance`` is called after each
+    candidate. After the first
     KeyboardInterrupt ``interrupted`` is called, requests under way are waited for, and it is raised again.
 
     Raises EndpointError where no request can succeed, OSError where the journal cannot be written.
@@ -115,6 +129,7 @@ def relabel(
         raise
     if run.error is not None:
         raise run.error
+    run.end()
     return run.outcome
 
 
@@ -123,7 +138,7 @@ class _Run:
 
     def __init__(
         self,
-        candidates: Iterable[Candidate],
+        candidates: Sequence[Candidate],
         endpoint: Endpoint,
         stop: threading.Event,
         prompt: Prompt,
@@ -135,7 +150,8 @@ class _Run:
         self.options = options
         self.outcome = Outcome()
         self.error: BaseException | None = None
-        self._waiting = iter(candidates)
+        self._refused = set(journal.refused)
+        self._waiting = iter(sorted(candidates, key=lambda candidate: candidate.id in self._refused))
         self._endpoint, self._stop, self._prompt = endpoint, stop, prompt
         self._judge, self._journal, self._advance = judge, journal, advance
         self._lock = threading.Lock()
@@ -159,19 +175,26 @@ class _Run:
                 self.error = self.error or error
             self._stop.set()
 
+    def end(self) -> None:
+        """Where there were too few candidates to stop at: an endpoint that refused five, and answered nothing."""
+        if self._failures >= _FAILURES_IN_A_ROW and not (self.outcome.asked or self._journal.replies):
+            self.outcome.stopped = self.outcome.stopped or self.outcome.set_aside[-1].reason
+
     def _one(self, candidate: Candidate) -> None:
-        replies = list(self._journal.replies.get(candidate.id, ()))
-        found, reason, last = judge_replies(self._judge, replies)
+        replies, last, reason = [], None, ""
         image = ""
         try:
+            replies = self._of_this_image(candidate)
+            found, reason, last = judge_replies(self._judge, replies)
             while found is None and len(replies) < self.options.attempts:
                 image = image or data_url(Path(candidate.image), self.options.max_side)
                 last = self._ask(candidate, image, None if last is None else (last.text, reason))
                 replies.append(last)
                 found, reason, _ = judge_replies(self._judge, [last])
         except ImageError as error:
-            self._set_aside(candidate, str(error), replies, final=True)
+            self._set_aside(candidate, str(error), replies, final=not isinstance(error, ImageNotFoundError))
         except RefusedError as error:
+            self._journal.refuse(candidate.id, str(error))
             self._fail(candidate, f"refused: {error}", replies)
         except UnansweredError as error:
             self._fail(candidate, f"not answered: {error}", replies)
@@ -181,6 +204,17 @@ class _Run:
             else:
                 with self._lock:
                     self.outcome.accepted[candidate.id] = (found, last.image_sha256)
+
+    def _of_this_image(self, candidate: Candidate) -> list[Reply]:
+        """The replies from before, but for those to a file that was replaced since."""
+        held = self._journal.replies.get(candidate.id, ())
+        if not held:
+            return []
+        seen = file_sha256(Path(candidate.image))
+        replies = [reply for reply in held if reply.image_sha256 == seen]
+        with self._lock:
+            self.outcome.outdated += len(held) - len(replies)
+        return replies
 
     def _ask(self, candidate: Candidate, image: str, rejected: tuple[str, str] | None) -> Reply:
         seen = file_sha256(Path(candidate.image))
@@ -199,8 +233,8 @@ class _Run:
         """One that fails is set aside; when all do, the reason is not the candidate."""
         self._set_aside(candidate, reason, replies, final=False)
         with self._lock:
-            self._failures += 1
-            if self._failures >= _FAILURES_IN_A_ROW:
+            self._failures += candidate.id not in self._refused
+            if self._failures >= _FAILURES_IN_A_ROW + self.options.workers:
                 self.outcome.stopped = self.outcome.stopped or reason
                 self._stop.set()
 
@@ -234,7 +268,7 @@ def records(table: Path, candidates: Iterable[Candidate], outcome: Outcome) -> l
 
 
 def require_utf8(table: Path, candidates: Iterable[Candidate]) -> None:
-    """Raise TrainingError now, before anything is paid for, where ``table`` could not hold the path of an image."""
+    """Raise TrainingError now, before anything is paid for, where ``table`` could not hold a candidate."""
     folder = _folder(table)
     for candidate in candidates:
         image = _below(folder, candidate.image)
@@ -244,6 +278,12 @@ def require_utf8(table: Path, candidates: Iterable[Candidate]) -> None:
             raise TrainingError(
                 f"{image} is not named in UTF-8, as {table} needs it. Rename it, or write the table to a folder above."
             ) from error
+        for name, text in asdict(candidate).items():
+            if name != "image" and str(text).encode("utf-8", "replace").decode() != str(text):
+                raise TrainingError(
+                    f"the {name.replace('_', ' ')} of candidate {candidate.id!r} holds half a character, as no table "
+                    "can. Make the candidates again with declip i2t filter."
+                )
 
 
 def _folder(table: Path) -> Path:

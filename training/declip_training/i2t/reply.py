@@ -12,6 +12,7 @@ from .language import foreign
 from .vocabulary import words
 
 KEYS = ("perceptual", "semantic")
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _LONGEST_REPLY = 20_000
 _END_OF_THOUGHT = "</think>"  # where it begins is often in the prompt, not in the reply
 SCHEMA: dict[str, Any] = {
@@ -56,13 +57,23 @@ class Judge:
         return found
 
 
+def after_thought(reply: str) -> str:
+    """What a model says once it has thought."""
+    return reply.rpartition(_END_OF_THOUGHT)[2]
+
+
+def misleading(character: str) -> bool:
+    """Whether it is a control character, or one that turns the direction of what is read."""
+    return character < " " or "\x7f" <= character <= "\x9f" or character in _DIRECTIONS
+
+
 def parse(reply: str) -> Descriptions:
     """Read the one JSON object of a reply: exactly the two keys, each a text that is not empty.
 
     Prose and code fences around the object are passed over, and what a reasoning model thinks before it, which may
     hold drafts. Raises ReplyError where there is no object, more than one, or another schema.
     """
-    answer = reply.rpartition(_END_OF_THOUGHT)[2]
+    answer = after_thought(reply)
     if len(answer) > _LONGEST_REPLY:
         raise ReplyError(f"the reply has {len(answer)} characters, more than {_LONGEST_REPLY}")
     objects = list(_objects(answer))
@@ -81,6 +92,8 @@ def parse(reply: str) -> Descriptions:
     texts = {key: " ".join(found[key].split()) for key in KEYS}
     if any("\ud800" <= character <= "\udfff" for text in texts.values() for character in text):
         raise ReplyError("a text holds half a character (a lone surrogate)")
+    if any(misleading(character) for text in texts.values() for character in text):
+        raise ReplyError("a text holds a control character")
     return Descriptions(**texts)
 
 

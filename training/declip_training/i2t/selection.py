@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from declip_runtime.errors import TrainingError
 
 from .candidates import Candidate
 from .sources import Described
@@ -19,7 +22,8 @@ Texts = Literal["richest", "joined", "each"]
 class Selection:
     """What was kept, and how much was read, as in the paper's Table 1; keys of the counts are (source, image type).
 
-    ``repeated`` descriptions came from two files of one data set.
+    ``repeated`` descriptions came from two files of one data set. An image is counted under the type of what was kept
+    of it, else of its first description.
     """
 
     kept: list[Candidate] = field(default_factory=list)
@@ -45,17 +49,23 @@ def select(
     An image may have many descriptions, as comments have. ``"richest"``: the one with the most terms stands for it (of
     equal ones the longer, then the first). ``"joined"``: all of them as one text. ``"each"``: every description that is
     rich enough is kept, so an image may occur several times. Kept are in the order of their first appearance.
+
+    Raises TrainingError where two images of one source and name have the same description and are no copies: one could
+    not be told from the other.
     """
     selection = Selection()
-    seen: set[tuple[str, str]] = set()
+    types: dict[tuple[str, str], str] = {}
+    seen: set[int] = set()
 
     def counted() -> Iterator[Described]:
         for one in described:
             selection.texts[one.source, one.type] += 1
-            if (image := _image(one)) not in seen:
-                seen.add(image)
-                selection.images[one.source, one.type] += 1
-            yield one
+            types.setdefault(_image(one), one.type)
+            if (pair := hash((*_image(one), one.text))) in seen:
+                selection.repeated += 1
+            else:
+                seen.add(pair)
+                yield one
 
     candidates = _joined(counted()) if texts == "joined" else counted()
     scored = ((vocabulary.count(one.text, repeats=repeats), one) for one in candidates)
@@ -63,11 +73,28 @@ def select(
     if texts == "richest":
         rich = _richest(rich)
     kept: dict[str, Candidate] = {}
-    for candidate in (Candidate.of(one, terms) for terms, one in rich):
-        selection.repeated += candidate.id in kept
-        kept.setdefault(candidate.id, candidate)
+    chosen: dict[tuple[str, str], str] = {}
+    for terms, one in rich:
+        candidate = Candidate.of(one, terms)
+        if (same := kept.setdefault(candidate.id, candidate)) is not candidate:
+            if _are_copies(same.image, candidate.image):
+                selection.repeated += 1
+                continue
+            raise TrainingError(
+                f"{same.image} and {candidate.image} have the same name and description in two data sets that are both "
+                f"called {one.source}. Rename one of the files, so that both images can be told apart."
+            )
+        chosen.setdefault(_image(one), one.type)
     selection.kept = list(kept.values())
+    selection.images = Counter((source, chosen.get((source, image), kind)) for (source, image), kind in types.items())
     return selection
+
+
+def _are_copies(first: str, second: str) -> bool:
+    try:
+        return filecmp.cmp(first, second, shallow=False)
+    except OSError:
+        return False
 
 
 def _image(one: Described) -> tuple[str, str]:

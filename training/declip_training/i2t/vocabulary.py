@@ -4,7 +4,7 @@ A vocabulary file is UTF-8 text: terms separated by commas or line ends, ``[grou
 comments. A term matches whole words in any case, and its last word also in its simple inflections unless ``=`` stands
 before the term; hyphens equal spaces, accents are ignored; British colour, grey and centre match the American spellings
 too. Where several terms fit at one place the longest is taken, and its words are not counted again. A term does not
-reach across punctuation: ``low. Contrast`` is not low contrast.
+reach across punctuation: ``low. Contrast`` and ``low - contrast`` are not low contrast.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import resources
@@ -23,8 +23,10 @@ from declip_runtime.errors import TrainingError
 from .inflection import inflections
 
 _BREAK = ""
-_TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[.,;:!?()\n]+")
-_AMERICAN = (("colour", "color"), ("grey", "gray"), ("centre", "center"))
+_TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[.,;:!?()\[\]{}|/\n\u2014\u3001\u3002]+|(?<=\s)[-\u2013]+(?=\s)")
+_AMERICAN = (
+    ("colour", "color"), ("grey", "gray"), ("centred", "centered"), ("centring", "centering"), ("centre", "center"),
+)  # fmt: skip
 
 
 def tokens(text: str) -> list[str]:
@@ -66,6 +68,7 @@ class Vocabulary:
             name = term.removeprefix("=")
             for form in _forms(term):
                 self._index.setdefault(form[0], []).append((form[1:], name))
+        self._first = _firsts(groups)
         for first, entries in self._index.items():  # a term as it is written goes before an inflection of another
             entries.sort(key=partial(_precedence, first))
 
@@ -119,21 +122,50 @@ class Vocabulary:
         return found
 
     def count(self, text: str, *, repeats: bool = False) -> int:
-        """How many terms the text holds; one that is repeated counts once unless ``repeats``."""
-        terms = [match.term for match in self.matches(text)]
+        """How many terms the text holds; one that is repeated counts once unless ``repeats``.
+
+        Two of which one is an inflection of the other, as highlight and highlights, are one.
+        """
+        terms = [self._first.get(match.term, match.term) for match in self.matches(text)]
         return len(terms) if repeats else len(set(terms))
+
+
+def _firsts(terms: Iterable[str]) -> dict[str, str]:
+    """For each term that is another, shorter one with its words inflected: that one."""
+    alike: dict[tuple[str, ...], list[tuple[str, list[frozenset[str]]]]] = {}
+    firsts: dict[str, str] = {}
+    for term in sorted(terms, key=lambda term: (len(term), term)):
+        name, parts = term.removeprefix("="), _written(term)
+        near = alike.setdefault(tuple(part[:2] for part in parts), [])
+        for other, forms in near:
+            if all(part in form for part, form in zip(parts, forms, strict=True)):
+                firsts[name] = firsts.get(other, other)
+                break
+        if not term.startswith("="):
+            near.append((name, [inflections(part) for part in parts]))
+    return firsts
+
+
+def _written(term: str) -> list[str]:
+    """The tokens of a term; punctuation counts where it stands between words, as in f/2.8."""
+    parts = tokens(term)
+    while parts[-1] == _BREAK:
+        parts.pop()
+    while parts[0] == _BREAK:
+        parts.pop(0)
+    return parts
 
 
 def _precedence(first: str, entry: tuple[tuple[str, ...], str]) -> tuple[int, bool]:
     rest, term = entry
-    return -len(rest), [first, *rest] not in (words(term), words(_american(term)))
+    return -len(rest), [first, *rest] not in (_written(term), _written(_american(term)))
 
 
 def _forms(term: str) -> Iterator[tuple[str, ...]]:
     """Every way in which the term is written, as words."""
     name = term.removeprefix("=")
     for spelling in {name, _american(name)}:
-        *head, last = words(spelling)
+        *head, last = _written(spelling)
         for form in {last} if term.startswith("=") else inflections(last):
             yield (*head, form)
 

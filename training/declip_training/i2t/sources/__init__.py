@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from declip_runtime.errors import TrainingError
 from declip_training.i2t.tally import Tally
@@ -54,7 +54,7 @@ class Source:
     @property
     def name(self) -> str:
         """What records of this source are labelled with: the data set's name, or that of a table's file."""
-        return self.path.stem if self.format == "table" else FORMATS[self.format][0]
+        return _whole(self.path.stem) if self.format == "table" else FORMATS[self.format][0]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def read_source(
     seen: set[int] = set()
     there: dict[str, Path | None] = {}
     for where, name, text, label in _entries(source, tally, columns or Columns()):
-        text = text.encode("utf-8", "replace").decode().strip()  # JSON may hold halves of characters
+        name, text, label = PurePosixPath(name.replace("\\", "/")).as_posix(), _whole(text).strip(), _whole(label)
         if not text:
             tally.add("empty text", where)
             continue
@@ -129,12 +129,17 @@ def _entries(source: Source, tally: Tally, columns: Columns) -> Iterable[tuple[s
 
 def _inside(folder: Path, name: str) -> Path | None:
     """The image's path; None where an annotation file points out of the folder, whose files are sent to an endpoint."""
-    path = Path(name.replace("\\", "/"))
+    path = Path(name)
     if ".." in path.parts:
         return None
     if path.anchor:
         return path if any(path.is_relative_to(root) for root in (folder.absolute(), folder.resolve())) else None
     return folder / path
+
+
+def _whole(text: str) -> str:
+    """Without the halves of characters that JSON and names of files may hold: no table takes them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _is_file(path: Path) -> bool:

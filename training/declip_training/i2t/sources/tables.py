@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from declip_runtime.errors import TrainingError
@@ -19,10 +19,12 @@ def read_table(
 
     Raises TrainingError for a file of another form and for a column that no row has.
     """
-    rows = json_objects(path, tally) if path.suffix.lower() in LINES else _numbered(path)
     wanted = {name for name in (image, text, kind) if name is not None}
+    rows = json_objects(path, tally) if path.suffix.lower() in LINES else _numbered(path, wanted)
     seen: set[str] = set()
+    empty = True
     for where, row in rows:
+        empty = False
         seen |= wanted & row.keys()
         found, description = row.get(image), row.get(text)
         if not isinstance(found, str) or not found.strip():
@@ -31,12 +33,14 @@ def read_table(
             label = None if kind is None else row.get(kind)
             described = description if isinstance(description, str) else ""
             yield where, found, described, "" if label is None else str(label)
-    if missing := sorted(wanted - seen):
+    if empty:
+        tally.add("file without rows", path.name)
+    elif missing := sorted(wanted - seen):
         raise TrainingError(
             f"{path} has no column {missing[0]!r}. Name the columns with --image-column, --text-column."
         )
 
 
-def _numbered(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    for number, row in enumerate(read_rows(path), 1):
+def _numbered(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[str, object]]]:
+    for number, row in enumerate(read_rows(path, columns), 1):
         yield f"{path.name} row {number}", dict(row)
