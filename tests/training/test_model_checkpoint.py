@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ from safetensors.torch import save_file
 from declip_runtime.errors import CheckpointError
 from declip_runtime.manifest import ScoreSpec
 from declip_training.files import replacing
-from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_sha256
+from declip_training.model.checkpoint import (
+    ProjectorCheckpoint,
+    load_projectors,
+    save_projectors,
+    tower_probe,
+    tower_sha256,
+)
 from declip_training.model.projector import Projector
 from declip_training.model.prompts import PromptSet, ScorePrompts
 from declip_training.model.tower import load_clip
@@ -70,6 +77,30 @@ def test_tower_is_recognised_by_its_weights(made: ProjectorCheckpoint, tiny_clip
     other, _, _ = load_clip(str(tiny_config), "random", seed=77)
     with pytest.raises(CheckpointError, match="trained on tiny-train"):
         made.require_tower(other.visual, "tiny-train")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [{"quick_gelu": True}, {"head_width": 32}])
+def test_a_tower_of_another_form_with_the_same_weights_is_another(
+    change: dict[str, Any], made: ProjectorCheckpoint, tiny_clip: Any, tiny_config: Path, tmp_path: Path
+) -> None:
+    visual = tiny_clip[0].visual
+    save_projectors(tmp_path / "p.safetensors", replace(made, probe=tower_probe(visual)))
+    loaded = load_projectors(tmp_path / "p.safetensors")
+    assert len(loaded.probe) == 32
+    loaded.require_tower(visual, "tiny-train")
+    loaded.require_tower(load_clip(str(tiny_config), "random")[0].visual, "tiny-train")  # type: ignore[arg-type]
+    config = json.loads(tiny_config.read_text())
+    if "head_width" in change:
+        config["vision_cfg"] |= change
+    else:
+        config |= change
+    path = tmp_path / f"form-{'-'.join(change)}.json"
+    path.write_text(json.dumps(config))
+    other = load_clip(str(path), "random")[0].visual
+    assert tower_sha256(other) == made.tower_sha256  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="is another tower"):
+        loaded.require_tower(other, "form")  # type: ignore[arg-type]
+    made.require_tower(other, "form")  # type: ignore[arg-type]  # of before: it does not tell
 
 
 def test_altered_truncated_and_foreign_files(made: ProjectorCheckpoint, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from declip_training.train import bank as bank_module
 from declip_training.train.bank import Bank, BankBuilder
 from declip_training.train.crops import RandomCrops
 from declip_training.train.sole import sole
-from declip_training.train.towers import Towers
+from declip_training.train.towers import Towers, _config_sha256
 from declip_training.train.world import World
 
 from .conftest import environment
@@ -214,6 +214,37 @@ def test_what_cannot_be_read_is_counted_and_read_again_when_it_was_repaired(
     assert counting.seen == 64, "one block is read again"
     assert not bank.unreadable
     assert np.allclose(bank.images, good.images, atol=2e-3)
+
+
+def test_an_image_that_changed_is_noticed_beside_one_that_was_repaired(
+    place: Path, towers: Towers, tmp_path: Path
+) -> None:
+    """Both in one block, which would be built again."""
+    whole = (place.parent / "3.png").read_bytes()
+    (place.parent / "3.png").write_bytes(whole[:100])
+    before = build(place, tmp_path / "bank", towers)
+    assert list(before.unreadable) == [3]
+    held = np.array(before.images)
+    (place.parent / "3.png").write_bytes(whole)
+    Image.new("RGB", (50, 50), "red").save(place.parent / "7.png")
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=r"1 images have changed since .*7\.png"):
+            build(place, tmp_path / "bank", towers)
+    assert (np.load(tmp_path / "bank" / "images.npy") == held).all()
+
+
+def test_a_tower_of_another_form_with_the_same_weights_is_another(
+    table: Path, towers: Towers, tiny_config: Path, tmp_path: Path
+) -> None:
+    config = json.loads(tiny_config.read_text())
+    said = tmp_path / "written.json"
+    said.write_text(json.dumps(config, indent=3, sort_keys=True))
+    assert _config_sha256(said) == towers.config_sha256
+    said.write_text(json.dumps({**config, "quick_gelu": True}))
+    other = dataclasses.replace(towers, config_sha256=_config_sha256(said))
+    build(table, tmp_path / "bank", towers)
+    with pytest.raises(TrainingError, match="data: config_sha256 is"):
+        build(table, tmp_path / "bank", other)
 
 
 def test_an_image_that_is_not_its_records_is_unreadable(place: Path, towers: Towers, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -23,6 +24,7 @@ from declip_runtime.errors import CheckpointError, TrainingError
 from declip_training.losses import image_to_text
 from declip_training.model.checkpoint import load_projectors
 from declip_training.model.projector import Projector
+from declip_training.train import loop
 from declip_training.train import sole as sole_module
 from declip_training.train.curves import Curves
 from declip_training.train.loop import Heads, Reporting, Trainer
@@ -93,6 +95,65 @@ def test_weights_equal_those_of_a_plain_torch_loop(tmp_path: Path, activation: s
     for name, projector in zip(("perceptual", "semantic"), plain, strict=True):
         for key, value in projector.state_dict().items():
             torch.testing.assert_close(heads.get_submodule(name).state_dict()[key], value, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{}, {"loss": "symmetric", "learn_tau": True, "clip_norm": 0.5}])
+def test_side_by_side_is_what_one_after_the_other_is(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small(batch=64, epochs=3, **changes)
+    cores = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run, beside = trainer(tmp_path / "beside", settings)
+        run.run()
+        assert torch.get_num_threads() == 2, "of this thread"
+        run, after = trainer(tmp_path / "after", settings)
+        torch.set_num_threads(1)
+        run.run()
+    finally:
+        torch.set_num_threads(cores)
+    for name, value in beside.state_dict().items():
+        assert torch.equal(value, after.state_dict()[name]), name
+
+
+def test_images_of_one_picture_are_on_one_side(place: Path, towers: Towers, tmp_path: Path) -> None:
+    """Several captions a picture, with ids of their own: no step is chosen on pictures that were trained on."""
+    rows = [json.loads(line) for line in place.read_text().splitlines()]
+    several = [{**row, "id": f"{row['id']}-{n}"} for row in rows[:60] for n in range(3)]
+    place.write_text("".join(json.dumps(row) + "\n" for row in several))
+    seen: list[tuple[list[int], list[int]]] = []
+    made = loop.Trainer.__init__
+
+    def noted(self: Trainer, heads: Any, source: Any, split: Any, *rest: Any) -> None:
+        seen.append((split[0].tolist(), split[1].tolist()))
+        made(self, heads, source, split, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "__init__", noted)
+        summary = train(job(place, tmp_path / "run"), towers, WORLD)
+    trained, validates = ({row // 3 for row in rows} for rows in seen[0])
+    assert not trained & validates
+    assert (summary["train"], summary["validation"]) == (3 * len(trained), 3 * len(validates))
+    assert len(validates) > 3
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_finished_run_whose_result_is_gone_says_so(name: str, table: Path, towers: Towers, tmp_path: Path) -> None:
+    train(job(table, tmp_path / "run"), towers, WORLD)
+    (tmp_path / "run" / f"{name}.safetensors").unlink()
+    with pytest.raises(TrainingError, match=rf"is finished, but {name}.safetensors is gone. Put it back; or remove"):
+        train(job(table, tmp_path / "run"), towers, WORLD)
+
+
+def test_a_live_run_does_not_go_on_with_an_image_that_changed(place: Path, towers: Towers, tmp_path: Path) -> None:
+    def change(step: int, values: dict[str, float]) -> None:
+        Image.new("RGB", (50, 50), "red").save(place.parent / "7.png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_log", lambda self, step, *_: change(step, {}))
+        with pytest.raises(TrainingError, match=r"1 images can no longer be read: .*7\.png' has changed since"):
+            train(job(place, tmp_path / "run", settings=small(live=True)), towers, WORLD)
 
 
 @pytest.mark.parametrize("changes", [{}, {"precision": "bf16"}, {"loss": "symmetric"}, {"learn_tau": True}])

@@ -10,7 +10,7 @@ from PIL import Image
 from declip_runtime.errors import TrainingError
 from declip_runtime.manifest import Preprocess
 from declip_training.train.crops import RandomCrops
-from declip_training.train.schedule import crop_choice, epoch_order, held_out, learning_rate
+from declip_training.train.schedule import crop_choice, epoch_order, held_out, learning_rate, together
 from declip_training.train.settings import TrainSettings
 
 SPEC = Preprocess(size=32, interpolation="bicubic", resize_mode="shortest", mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -23,6 +23,17 @@ def test_a_record_keeps_its_side_of_the_split() -> None:
     assert (held_out(IDS[::-1], 0.1)[::-1] == chosen).all()
     assert (held_out(IDS, 0.2) >= chosen).all()
     assert not held_out(IDS, 0.0).any()
+
+
+def test_what_shows_the_same_image_is_on_one_side() -> None:
+    images = [f"image {n % 300}" for n in range(len(IDS))]
+    sides: dict[str, set[bool]] = {}
+    for image, side in zip(images, held_out(together(IDS, images), 0.1), strict=True):
+        sides.setdefault(image, set()).add(bool(side))
+    assert all(len(side) == 1 for side in sides.values())
+    assert {True} in sides.values()
+    assert {False} in sides.values()
+    assert together(IDS, [str(n) for n in range(len(IDS))]) == together(IDS, [""] * len(IDS)) == list(IDS)
 
 
 def test_epochs_are_different_permutations_that_repeat() -> None:

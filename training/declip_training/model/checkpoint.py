@@ -12,22 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from declip_runtime.errors import CheckpointError
 
 from .projector import Activation, Projector
 from .prompts import PromptSet
+from .tower import image_features
 
 _KEY = "declip"
 _FORMAT = "declip-projectors"
 _VERSION = 1
+_PROBED = 32
+_PROBE_TOLERANCE = 1e-3  # of a value between -1 and 1; other arithmetic moves it by a hundredth of that
 _ROLES: tuple[Literal["perceptual", "semantic"], ...] = ("perceptual", "semantic")
 
 
 @dataclass(frozen=True)
 class ProjectorCheckpoint:
-    """Trained projectors, the tower they stand on, and the prompts they are used with (None: any)."""
+    """Trained projectors, the tower they stand on, and the prompts they are used with (None: any).
+
+    ``probe`` is what ``tower_probe`` finds, empty where not known.
+    """
 
     tower: str
     pretrained: str
@@ -36,19 +44,44 @@ class ProjectorCheckpoint:
     semantic: Projector
     prompts: PromptSet | None = None
     sha256: str = ""
+    probe: tuple[float, ...] = ()
 
     def require_tower(self, visual: nn.Module, tower: str) -> None:
-        """CheckpointError unless ``visual`` has exactly the weights that the projectors were trained on."""
-        if tower_sha256(visual) != self.tower_sha256:
+        """CheckpointError unless ``visual`` has exactly the weights that the projectors were trained on, and computes
+        with them what that tower did.
+        """
+        if tower_sha256(visual) != self.tower_sha256 or not self._probed(visual):
             raise CheckpointError(
                 f"these projectors were trained on {self.tower} ({self.pretrained}); {tower} with the weights given "
                 f"is another tower. Use --tower {self.tower} --pretrained {self.pretrained}."
             )
 
+    def _probed(self, visual: nn.Module) -> bool:
+        found = tower_probe(visual) if self.probe else ()
+        return len(found) == len(self.probe) and all(
+            abs(a - b) < _PROBE_TOLERANCE for a, b in zip(found, self.probe, strict=True)
+        )
+
 
 def tower_sha256(visual: nn.Module) -> str:
     """Hash over names, shapes and values (FP32) of an image tower's weights."""
     return _sha256({n: t for n, t in visual.state_dict().items() if t.is_floating_point()})
+
+
+@torch.no_grad()
+def tower_probe(visual: nn.Module) -> tuple[float, ...]:
+    """Some values of the normalised embedding of a fixed picture of noise.
+
+    Weights do not tell a tower: other heads or another activation make something else of the same ones.
+    """
+    size = getattr(visual, "image_size", None)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    if not isinstance(height, int) or not isinstance(width, int):
+        return ()
+    weights = next(visual.parameters())
+    picture = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    embedded = image_features(visual, picture.to(weights)).float().cpu()[0]
+    return tuple(round(value, 6) for value in F.normalize(embedded, dim=0)[:_PROBED].tolist())
 
 
 def save_projectors(path: str | Path, checkpoint: ProjectorCheckpoint) -> str:
@@ -71,6 +104,7 @@ def save_projectors(path: str | Path, checkpoint: ProjectorCheckpoint) -> str:
         "tower": checkpoint.tower,
         "pretrained": checkpoint.pretrained,
         "tower_sha256": checkpoint.tower_sha256,
+        "tower_probe": list(checkpoint.probe),
         "prompts": None if checkpoint.prompts is None else checkpoint.prompts.to_dict(),
         "sha256": digest,
     }
@@ -129,6 +163,7 @@ def _assemble(header: dict[str, Any], tensors: dict[str, Tensor]) -> ProjectorCh
         semantic=projectors["semantic"],
         prompts=None if header["prompts"] is None else PromptSet.from_dict(header["prompts"], contexts),
         sha256=str(header["sha256"]),
+        probe=tuple(float(value) for value in header.get("tower_probe", ())),
     )
 
 

@@ -150,7 +150,7 @@ class BankBuilder:
 
     def _check_images(self) -> None:
         """Have blocks built again in which an image can be read now that could not; refuse images that changed."""
-        changed = []
+        changed, again = [], []
         for number in range(self._blocks()):
             marker, rows = self._marker(number), self._rows(number)
             if not marker.is_file():
@@ -158,13 +158,12 @@ class BankBuilder:
             block = Block.read(marker, rows)
             reasons = self._read_again(list(block.unreadable))
             if reasons.keys() < block.unreadable.keys():
-                marker.unlink(missing_ok=True)
-                continue
-            if reasons != block.unreadable:
+                again.append(marker)
+            elif reasons != block.unreadable:
                 replace(block, unreadable=reasons).write(marker)
             for row, facts in zip(rows, block.files, strict=True):
                 path = self.root / self.records[row].image
-                if row not in reasons and facts is not None and facts.hold(path) is False:
+                if row not in block.unreadable and facts is not None and facts.hold(path) is False:
                     changed.append(str(path))
         if changed:
             raise TrainingError(
@@ -172,6 +171,8 @@ class BankBuilder:
                 "or, to train on what they are now, remove this folder or name another with --bank, and give another "
                 "-o if training had begun."
             )
+        for marker in again:
+            marker.unlink(missing_ok=True)
 
     def _read_again(self, rows: Sequence[int]) -> dict[int, str]:
         """Why images cannot be read; those that can are not in it."""
@@ -235,9 +236,10 @@ class BankBuilder:
         return images, _map(self.folder / "texts.npy", (records, 2, dim))
 
 
-def images_known(folder: Path, records: Sequence[Record]) -> list[str]:
-    """SHA-256 of the images of ``records``, as far as their bank is in ``folder`` and has read them; else empty."""
-    hashes = [""] * len(records)
+def images_known(folder: Path, records: Sequence[Record]) -> list[str | None]:
+    """SHA-256 of the images of ``records``, as far as their bank is in ``folder``; empty where it is not known, None
+    where there was no picture."""
+    hashes: list[str | None] = [""] * len(records)
     if not (folder / "bank.json").is_file():
         return hashes
     if _stated(folder)["key"].get("records_sha256") != records_sha256(records):
@@ -245,8 +247,9 @@ def images_known(folder: Path, records: Sequence[Record]) -> list[str]:
     for number in range(-(-len(records) // BLOCK)):
         rows = _rows(number, len(records))
         if _marker(folder, number).is_file():
-            files = Block.read(_marker(folder, number), rows).files
-            hashes[rows.start : rows.stop] = ["" if facts is None else facts.sha256 for facts in files]
+            block = Block.read(_marker(folder, number), rows)
+            for row, facts in zip(rows, block.files, strict=True):
+                hashes[row] = None if facts is None or row in block.unreadable else facts.sha256
     return hashes
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache, partial
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,7 @@ from .world import World
 _LARGEST_SCALE = 100.0  # CLIP's bound on 1 / tau
 _LOSSES = ("loss", "perceptual", "semantic", "lr")  # what a step tells
 
+_Side = tuple[Tensor, list[tuple[nn.Parameter, Tensor]]]
 _Features = tuple[Tensor, tuple[Tensor, Tensor]]
 """Images; perceptual and semantic texts."""
 
@@ -104,6 +108,7 @@ class Trainer:
             groups.append({"params": [heads.log_scale], "weight_decay": 0.0})
         self._optimizer = torch.optim.AdamW(groups, settings.lr, fused=True)
         self._dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        self._each = _side_by_side if device.type == "cpu" and world.size == 1 else _in_turn
         self._order: tuple[int, Rows] = (-1, self._train)
         self._judged: _Features | None = None
 
@@ -184,19 +189,14 @@ class Trainer:
         first = self._world.rank * share
         with self._world.together() if settings.live else nullcontext():  # whose images may be gone
             images, texts = self._fetch(rows[first : first + share], epoch)
-        projected = self._project(images)
-        scale = heads.log_scale.exp()
-        losses = []
-        for side, own in zip(projected, texts, strict=True):
-            everyone = self._world.gather(own)
-            if settings.loss == "symmetric":
-                losses.append(symmetric(side, everyone, scale, self._world))
-            else:
-                losses.append(image_to_text(side, everyone, scale, first))
+        everyone = [self._world.gather(own) for own in texts]
+        sides = self._each(partial(self._side, images, first), (heads.perceptual, heads.semantic), everyone)
         self._optimizer.zero_grad(set_to_none=True)
-        total = losses[0] + losses[1]
-        total.backward()
-        parts = torch.stack([total.detach(), *(loss.detach() for loss in losses)])
+        for _, gradients in sides:
+            for parameter, gradient in gradients:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        losses = [loss for loss, _ in sides]
+        parts = torch.stack([losses[0] + losses[1], *losses])
         self._world.add_up([*(p.grad for p in self._learned if p.grad is not None), parts])
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(self._learned, settings.clip_norm)
@@ -209,10 +209,24 @@ class Trainer:
                 heads.log_scale.clamp_(0, math.log(_LARGEST_SCALE))
         return dict(zip(_LOSSES, [*parts.tolist(), rate], strict=True))
 
-    def _project(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Both embeddings float32 [b, D], not normalised."""
+    def _side(
+        self, images: Tensor, first: int, head: Projector, texts: Tensor
+    ) -> tuple[Tensor, list[tuple[nn.Parameter, Tensor]]]:
+        """The loss of one projector, detached, and the gradient of each of its parameters, and of the temperature."""
+        scale = self._heads.log_scale.exp()
+        projected = self._project(head, images)
+        if self._settings.loss == "symmetric":
+            loss = symmetric(projected, texts, scale, self._world)
+        else:
+            loss = image_to_text(projected, texts, scale, first)
+        learned = [*head.parameters(), *([self._heads.log_scale] if self._settings.learn_tau else [])]
+        return loss.detach(), list(zip(learned, torch.autograd.grad(loss, learned), strict=True))
+
+    def _project(self, head: Projector, images: Tensor) -> Tensor:
+        """Embeddings float32 [b, D], not normalised."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
-            return self._heads.perceptual(images).float(), self._heads.semantic(images).float()
+            projected: Tensor = head(images)
+        return projected.float()
 
     def _fetch(self, rows: Rows, epoch: int | None) -> _Features:
         """Images float32 [b, D]; T_p and T_s [b, D] in the dtype of matrix products."""
@@ -234,8 +248,11 @@ class Trainer:
         with torch.no_grad():
             for start in range(0, len(images), self._settings.batch):
                 part = slice(start, start + self._settings.batch)
-                sides = zip(self._project(images[part]), texts, strict=True)
-                means = torch.stack([image_to_text(side, own[part], scale) for side, own in sides])
+                heads = (self._heads.perceptual, self._heads.semantic)
+                projected = [self._project(head, images[part]) for head in heads]
+                means = torch.stack(
+                    [image_to_text(p, own[part], scale) for p, own in zip(projected, texts, strict=True)]
+                )
                 sums += means.double().cpu() * len(images[part])
         perceptual, semantic = (sums / len(images)).tolist()
         losses = {"validation_perceptual": perceptual, "validation_semantic": semantic}
@@ -270,13 +287,40 @@ class Trainer:
         self._report.scalars(step, values)
 
 
+def _in_turn(
+    work: Callable[[Projector, Tensor], _Side], heads: Sequence[Projector], texts: Sequence[Tensor]
+) -> list[_Side]:
+    """On a GPU, which is busy with one, and where processes exchange something in the middle, in the same order."""
+    return [work(head, own) for head, own in zip(heads, texts, strict=True)]
+
+
+def _side_by_side(
+    work: Callable[[Projector, Tensor], _Side], heads: Sequence[Projector], texts: Sequence[Tensor]
+) -> list[_Side]:
+    """Each in a thread with half of the cores.
+
+    They meet once a step instead of in every operation, where each waits for a core that another program has.
+    """
+    cores = torch.get_num_threads()
+    return _in_turn(work, heads, texts) if cores < 2 else list(_threads(cores).map(work, heads, texts))
+
+
+@cache
+def _threads(cores: int) -> ThreadPoolExecutor:
+    """Two threads that compute with half of ``cores`` each. torch keeps that number for every thread apart."""
+    pool = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(max(1, cores // 2),))
+    started = Barrier(2)
+    list(pool.map(lambda _: started.wait(), range(2)))
+    torch.set_num_threads(cores)  # what threads that are started later begin with
+    return pool
+
+
 def steps_per_epoch(records: int, batch: int, processes: int) -> int:
     """Full batches only: the loss depends on how many texts compete. The rest takes its turn in the next order."""
     if batch % processes:
         raise TrainingError(f"a batch of {batch} cannot be shared by {processes} processes. Give a multiple of them.")
     if batch > records:
-        raise TrainingError(
-            f"a batch of {batch:,} is more than the {records:,} records to train on. Give --batch {records} or less, "
-            "or more records."
-        )
+        largest = records // processes * processes
+        smaller = f"Give --batch {largest} or less, or more records." if largest > 1 else "Give more records."
+        raise TrainingError(f"a batch of {batch:,} is more than the {records:,} records to train on. {smaller}")
     return records // batch

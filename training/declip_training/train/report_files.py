@@ -42,18 +42,25 @@ def _markdown(report: Mapping[str, Any]) -> str:
     for view in VIEWS:
         for text in TEXTS:
             values = report["retrieval"][view][text]
-            row = [values[f"recall@{k}"] for k in (1, 5, 10)] + [values["text_to_image_recall@5"], values["mean_rank"]]
-            rows.append([_LABELS[view], _SIGNS[text], *(f"{v:.3f}" for v in row)])
+            recalls = [f"{values[f'recall@{k}']:.3f}" if values["texts"] > k else "-" for k in (1, 5, 10)]
+            others = [values["text_to_image_recall@5"], values["mean_rank"]]
+            rows.append([_LABELS[view], _SIGNS[text], *recalls, *(f"{v:.3f}" for v in others)])
     headings = ("embedding", "text", "R@1", "R@5", "R@10", "text to image R@5", "mean rank")
     lines += ["## Retrieval", "", grid(headings, rows).rstrip()]
-    chance = ", ".join(f"{_SIGNS[t]} {report['retrieval']['clip'][t]['texts']}" for t in TEXTS)
-    lines += ["", f"Different texts: {chance}. Mean rank is a share of them: 0 best, 0.5 chance.", ""]
+    texts = ", ".join(f"{_SIGNS[t]} {report['retrieval']['clip'][t]['texts']}" for t in TEXTS)
+    lines += ["", f"Different texts: {texts}; by chance R@k is k of them, and where there are no more it says nothing."]
+    lines += ["Mean rank is a share of them: 0 best, 0.5 chance.", ""]
     lines += ["![retrieval](retrieval.png)", "", "## Movement (1 - cosine)", ""]
     moves = report["movement"]
-    rows = [[name, *(f"{moves[v][name]:.4f}" for v in VIEWS)] for name in ("content", "distortion", "ratio")]
+    rows = [[name, *(_number(moves[v][name]) for v in VIEWS)] for name in ("content", "distortion", "ratio")]
     rows += [[name, *(f"{moves[v]['each'][name]:.4f}" for v in VIEWS)] for name in moves["clip"]["each"]]
     lines.append(grid(["", *(_LABELS[v] for v in VIEWS)], rows).rstrip())
+    lines += ["", f"{report['distorted']:,} different pictures were distorted."]
     return "\n".join([*lines, "", "![movement](movement.png)", ""])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _plots(folder: Path, report: Mapping[str, Any]) -> None:
@@ -83,7 +90,8 @@ def _plots(folder: Path, report: Mapping[str, Any]) -> None:
     names = list(report["movement"]["clip"]["each"])
     for offset, view in enumerate(VIEWS):
         moves = report["movement"][view]
-        heights = [moves["each"][name] / max(moves["content"], 1e-12) for name in names]
+        still = moves["ratio"] is None
+        heights = [0.0 if still else moves["each"][name] / moves["content"] for name in names]
         axes.bar(
             [i + 0.27 * (offset - 1) for i in range(len(names))], heights, 0.27, color=_COLOURS[view],
             label=_LABELS[view],

@@ -15,17 +15,17 @@ from declip_runtime.errors import TrainingError
 from declip_training.evaluation.ladders import LADDERS
 from declip_training.files import replacing, write_json
 from declip_training.i2t.records import Record, read_records
-from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors
+from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_probe
 
 from .bank import Bank, BankBuilder, Progress, images_known, records_sha256
 from .crops import RandomCrops
 from .curves import Curves
-from .images import FileFacts, in_order
 from .loop import Heads, Reporting, Trainer, steps_per_epoch
 from .report import disentanglement, measure
 from .report_files import write_report
 from .run_folder import RunFolder
-from .schedule import held_out
+from .schedule import held_out, together
+from .seen import count_trained_on
 from .settings import TrainSettings
 from .sole import sole
 from .source import BankSource, FeatureSource, LiveSource
@@ -94,20 +94,20 @@ def _train(
         curves = Curves(job.folder / "tensorboard") if job.tensorboard and world.leads else None
     finished = folder.summary()
     if finished is not None:
+        folder.require_made()
         return {**finished, "already": True}
 
-    root = job.records.resolve().parent
+    root = job.records.parent.resolve()
     crops = RandomCrops(towers.preprocess, settings.crop_side, settings.seed)
     count = 0 if settings.live else settings.crops
     bank = BankBuilder(job.bank_folder, records, root, towers, crops, count, job.threads).build(world, progress, say)
     _tell(bank, len(records), job.skip_unreadable, say)
     usable = bank.usable
-    ids = [records[row].id for row in usable]
+    ids, images = [records[row].id for row in usable], [bank.sha256[row] for row in usable]
     with world.together():
         if world.leads:
-            images = [bank.sha256[row] for row in usable]
             folder.agree({"used_records": len(usable), "used_sha256": _sha256(ids), "images_sha256": _sha256(images)})
-        validates = _split(ids, settings, world)
+        validates = _split(together(ids, images), settings, world)
 
     source: FeatureSource = (
         LiveSource(bank, records, root, towers, crops, job.threads)
@@ -155,7 +155,9 @@ def _split(ids: Sequence[str], settings: TrainSettings, world: World) -> npt.NDA
 
 
 def _checkpoint(heads: Heads, towers: Towers, tower_sha256: str) -> ProjectorCheckpoint:
-    return ProjectorCheckpoint(towers.tower, towers.pretrained, tower_sha256, heads.perceptual, heads.semantic)
+    probe = tower_probe(towers.visual)
+    heads_only = heads.perceptual, heads.semantic
+    return ProjectorCheckpoint(towers.tower, towers.pretrained, tower_sha256, *heads_only, probe=probe)
 
 
 def _initial(path: Path, towers: Towers, settings: TrainSettings) -> ProjectorCheckpoint:
@@ -208,16 +210,21 @@ def report_run(
 def _report(
     job: Job, towers: Towers, table: Path, kinds: Sequence[str], progress: Progress, say: Callable[[str], None]
 ) -> Path:
-    records, root = read_records(table), table.resolve().parent
-    checkpoint = load_projectors(RunFolder(job.folder).best)
-    seen = _count_trained_on(job, records, root)
+    records, root = read_records(table), table.parent.resolve()
+    run = RunFolder(job.folder)
+    checkpoint = load_projectors(run.best)
     measured, reasons = measure(
         towers, records, root, kinds=kinds, skip_unreadable=job.skip_unreadable, threads=job.threads, progress=progress
     )
     notes = [f"{len(measured.clean):,} records of {table.name}, projectors {checkpoint.sha256[:12]} on {towers.tower}"]
+    if (run.summary() or {}).get("best_step") == 0:
+        notes.append("**the projectors are those of step 0, not trained**: no later step was better on validation")
+    known = read_records(job.records)
+    read = images_known(job.bank_folder, known)
+    seen = count_trained_on(known, read, job.settings.validation, measured)
     if seen:
         notes.append(f"**{seen:,} of the records were trained on**: this shows memory, not decoupling")
-        say(f"{seen:,} of {len(records):,} records of the report were trained on. Give records that were not.")
+        say(f"{seen:,} of {len(measured.clean):,} records of the report were trained on. Give records that were not.")
     if reasons:
         notes.append(f"{len(reasons):,} images could not be read and are left out")
         say(
@@ -227,15 +234,3 @@ def _report(
     folder = job.folder / "report"
     write_report(folder, {**result, "trained_on": seen, "notes": notes})
     return folder
-
-
-def _count_trained_on(job: Job, records: Sequence[Record], root: Path) -> int:
-    """How many of ``records`` the run was trained on: by their ids, and by what their images hold, whatever the id."""
-    known = read_records(job.records)
-    inside = held_out([r.id for r in known], job.settings.validation)
-    read = images_known(job.bank_folder, known)
-    trained = [(r, sha256) for r, sha256, validates in zip(known, read, inside, strict=True) if not validates]
-    ids, images = {r.id for r, _ in trained}, {sha256 or r.image_sha256.lower() for r, sha256 in trained} - {""}
-    files = in_order(FileFacts.of, [root / r.image for r in records], job.threads) if images else [None] * len(records)
-    pairs = zip(records, files, strict=True)
-    return sum(r.id in ids or (facts is not None and facts.sha256 in images) for r, facts in pairs)

@@ -44,6 +44,14 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             write_json(self._stated, {**known, **facts})
 
+    def require_made(self) -> None:
+        """Raise TrainingError where a finished run lacks one of its two checkpoints."""
+        if lost := [path.name for path in (self.best, self.last) if not path.is_file()]:
+            raise TrainingError(
+                f"the run in {self.path} is finished, but {' and '.join(lost)} is gone. Put it back; or remove "
+                f"{self.summary_file.name} and {self.state.name} to train again."
+            )
+
     def summary(self) -> dict[str, Any] | None:
         """What the finished run said at its end; None while it is not finished."""
         return read_json(self.summary_file) if self.summary_file.is_file() else None

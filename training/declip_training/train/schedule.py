@@ -22,6 +22,14 @@ def held_out(ids: Sequence[str], share: float) -> npt.NDArray[np.bool_]:
     return np.array([_unit(i) < share for i in ids], bool)
 
 
+def together(ids: Sequence[str], images: Sequence[str]) -> list[str]:
+    """For each record the least id of those with the same image (equal and not empty): what shows it is on one side."""
+    least: dict[str, str] = {}
+    for i, image in zip(ids, images, strict=True):
+        least[image] = min(i, least.get(image, i))
+    return [least[image] if image else i for i, image in zip(ids, images, strict=True)]
+
+
 def epoch_order(rows: Rows, seed: int, epoch: int) -> Rows:
     """``rows`` in the random order of an epoch."""
     return np.random.default_rng((seed, epoch, 0)).permutation(rows)

@@ -57,4 +57,14 @@ class TrainSettings:
         }  # fmt: skip
         for name, (least, most) in limits.items():
             if not least <= getattr(self, name) <= most:  # NaN fails too
-                raise TrainingError(f"{name} {getattr(self, name)} cannot work. Give {least:g} to {most:g}.")
+                raise TrainingError(
+                    f"{name} {getattr(self, name)} cannot work. Give {_shown(least)} to {_shown(most)}."
+                )
+        if self.learn_tau and self.tau > 1:
+            raise TrainingError(
+                f"a tau of {self.tau:g} cannot be learned from, as 1 / tau stays within 1 and 100. Give 1 or less."
+            )
+
+
+def _shown(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"

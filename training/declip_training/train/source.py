@@ -17,7 +17,7 @@ from declip_training.i2t.records import Record
 
 from .bank import Bank, Halves
 from .crops import RandomCrops
-from .images import another_image, in_order, read_image
+from .images import Read, another_image, in_order, read_image
 from .schedule import Rows, crop_choice
 from .towers import Towers
 
@@ -95,9 +95,19 @@ class LiveSource:
         job = partial(read_image, folder=self.root, crops=self.crops, numbers=(number,))
         records = [self.records[row] for row in rows]
         read = list(in_order(job, records, self.threads))
-        wrong = (r.reason or another_image(o, self.root / o.image, r.facts) for o, r in zip(records, read, strict=True))
+        wrong = (
+            r.reason or another_image(o, self.root / o.image, r.facts) or self._changed(row, r)
+            for row, o, r in zip(rows, records, read, strict=True)
+        )
         if reasons := [reason for reason in wrong if reason]:
             raise TrainingError(
                 f"{len(reasons):,} images can no longer be read: {reasons[0]} Put them back and give the command again."
             )
         return self.towers.images([crop for r in read for crop in r.crops])
+
+    def _changed(self, row: int, read: Read) -> str:
+        """Why the image is not the one that the run began with; empty where it is, or is not known."""
+        known = self.bank.sha256[row] if self.bank.sha256 else ""
+        if not known or read.facts is None or read.facts.sha256 == known:
+            return ""
+        return f"{str(self.root / self.records[row].image)!r} has changed since."

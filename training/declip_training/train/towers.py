@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,10 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Towers:
-    """A frozen CLIP on its device; ``tower`` and ``pretrained`` are names as a checkpoint states them."""
+    """A frozen CLIP on its device; ``tower`` and ``pretrained`` are names as a checkpoint states them.
+
+    ``config_sha256`` is of the file that describes a tower of one's own, empty for those that open_clip knows.
+    """
 
     tower: str
     pretrained: str
@@ -34,6 +39,7 @@ class Towers:
     preprocess: Preprocess
     device: torch.device
     precision: Precision
+    config_sha256: str = ""
 
     @classmethod
     def load(cls, tower: str, pretrained: str, device: torch.device, precision: Precision) -> Towers:
@@ -42,7 +48,8 @@ class Towers:
         clip = clip.to(device).requires_grad_(False)
         name = Path(tower).stem if tower.endswith(".json") else tower
         tag = Path(pretrained).name if Path(pretrained).is_file() else pretrained
-        return cls(name, tag, clip, tokenizer, preprocess, device, precision)
+        config = _config_sha256(Path(tower)) if tower.endswith(".json") else ""
+        return cls(name, tag, clip, tokenizer, preprocess, device, precision, config)
 
     @property
     def visual(self) -> nn.Module:
@@ -50,8 +57,9 @@ class Towers:
         return cast(nn.Module, self.clip.visual)
 
     def identity(self) -> dict[str, str]:
-        """Names and hashes; ``clip_sha256`` covers the text tower too."""
+        """Names and hashes; ``clip_sha256`` covers the text tower too, ``config_sha256`` stands where there is one."""
         return {
+            **({"config_sha256": self.config_sha256} if self.config_sha256 else {}),
             "tower": self.tower,
             "pretrained": self.pretrained,
             "tower_sha256": tower_sha256(self.visual),
@@ -85,6 +93,12 @@ class Towers:
             return None
         room = int(tokenizer.context_length) - 2  # start and end
         return sum(len(tokenizer.encode(text)) > room for text in texts)
+
+
+def _config_sha256(path: Path) -> str:
+    """Of what the file says, however it is written."""
+    said = json.dumps(json.loads(path.read_text(encoding="utf-8")), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
