@@ -59,7 +59,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--report-kind", "kinds", multiple=True, help="Distortions of the report; may be repeated; default: all.")
 @click.option("--tensorboard", is_flag=True, help="Write curves to OUT/tensorboard.")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="cpu, cuda or as torch names it.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPUs of a process; default: all, with torchrun 1.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPUs of a process; default: all (torchrun: 1).")
 @click.option("--log-every", type=click.IntRange(1), default=50, show_default=True, help="Steps.")
 @click.option(
     "--save-every", type=click.IntRange(1), default=500, show_default=True, help="Steps; what a kill may cost."
