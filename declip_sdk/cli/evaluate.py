@@ -39,8 +39,12 @@ _EXTRA = "Evaluating needs SciPy. Run: pip install 'declip-sdk[train]'"
 @click.argument("engines", nargs=-1, metavar="[ENGINE]...")
 @click.option("--data", multiple=True, metavar="NAME=PATH", help="A data set and its folder; repeatable.")
 @click.option("--datasets", "list_datasets", is_flag=True, help="List the data sets: layout, direction, source.")
-@click.option("--score", metavar="NAME", help="Compared with overall opinions; default quality, else the first.")
-@click.option("--split", type=click.Choice(_SPLITS), default="test", show_default=True)
+@click.option(
+    "--score",
+    metavar="NAME",
+    help="Compared with overall opinions; default: quality, else the first where higher is better.",
+)
+@click.option("--split", type=click.Choice(_SPLITS), default="test", show_default=True, help="Of data that is split.")
 @click.option("--views", type=click.IntRange(1, MAX_VIEWS), default=1, show_default=True, help="As in declip score.")
 @click.option("--exact", is_flag=True, help="Decode every pixel of large JPEGs instead of a reduced scale.")
 @click.option("--allow-missing", is_flag=True, help="Evaluate the images that are there, and count the others.")

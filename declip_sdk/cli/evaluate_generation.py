@@ -62,7 +62,7 @@ _PLACE = 2  # of a line's cells, before the method: control, strength
 @click.option("--scheduler", metavar="NAME", help="As ddim, euler, dpm++-karras, unipc.")
 @click.option("--negative", "negative_prompt", metavar="TEXT", help="What all pictures are to keep away from.")
 @click.option("--scorer", metavar="ENGINE", help="Engine that rates overall quality; default: the bundled one.")
-@click.option("--score", metavar="NAME", help="Its score; default quality, else the first.")
+@click.option("--score", metavar="NAME", help="Its score; default quality, else the first where higher is better.")
 @click.option("--scorer-backend", default="auto", show_default=True, metavar="NAME", help="What runs it.")
 @click.option("--judge-device", default="auto", show_default=True, metavar="NAME", help="As torch names it.")
 @click.option("--draws", type=click.IntRange(0), default=1000, show_default=True, help="Of the bootstrap; 0 is none.")

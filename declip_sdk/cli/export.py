@@ -29,7 +29,13 @@ _EXTRA = "Making engines needs torch and open_clip. Run: pip install 'declip-sdk
 @click.option("--pretrained", required=True, metavar="TAG|FILE", help="open_clip tag, a checkpoint file, or random.")
 @click.option("--projector", type=click.Path(path_type=Path), help="Trained projectors; without: zero-shot CLIP.")
 @click.option("--prompts", type=click.Path(path_type=Path), help="Scores and their words; TOML.")
-@click.option("--weights", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option(
+    "--weights",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="How they are stored.",
+)
 @click.option(
     "--photos", type=click.Path(path_type=Path), metavar="FOLDER", help="Compare on photos, not made-up ones."
 )

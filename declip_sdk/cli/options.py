@@ -54,7 +54,13 @@ def backend_options(command: _Command) -> _Command:
     """``--backend``, ``--device``, ``--precision``, ``--threads``."""
     for option in (
         click.option("--threads", type=click.IntRange(1), metavar="N", help=THREADS),
-        click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True),
+        click.option(
+            "--precision",
+            type=click.Choice(PRECISIONS),
+            default="auto",
+            show_default=True,
+            help="Arithmetic; auto is what the hardware is fast in: bf16, fp16 or fp32.",
+        ),
         click.option("--device", metavar="NAME", help="Device, as the backend names it."),
         click.option("--backend", default="auto", show_default=True, metavar="NAME", help="See: declip info"),
     ):

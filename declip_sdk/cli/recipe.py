@@ -40,7 +40,7 @@ def command() -> None:
 def nano(
     data: Path, out: Path, steps: int | None, device: str, workers: int | None, ledger: Path | None, note: str
 ) -> None:
-    """Train declip-nano, the bundled engine, from public data: minutes with a GPU, a night on two cores.
+    """Train declip-nano, the bundled engine, from public data: an hour or two with a GPU, a night without.
 
     DATA holds clones of nisarahmedrana/BIQ2021 (as BIQ2021), imazen/codec-corpus (codec-corpus), BIDS/BSDS500
     (BSDS500), EliSchwartz/imagenet-sample-images (imagenet-sample), and flickr8k with data/images from

@@ -55,7 +55,14 @@ from .table import TableWriter
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images through the model at once.")
 @click.option("--exact", is_flag=True, help="Decode every pixel of large JPEGs instead of a reduced scale.")
 @click.option("--gpu-decode", is_flag=True, help="Decode every pixel of JPEGs on the GPU, by nvImageCodec.")
-@click.option("--max-pixels", type=click.IntRange(1), default=DEFAULT_MAX_PIXELS, metavar="N", show_default=True)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=DEFAULT_MAX_PIXELS,
+    metavar="N",
+    show_default=True,
+    help="Of an image; larger ones fail.",
+)
 @click.option("--null", "-0", "null", is_flag=True, help="Paths on standard input end in NUL instead of newline.")
 @click.pass_context
 def command(

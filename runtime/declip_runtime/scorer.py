@@ -230,7 +230,7 @@ class Scorer:
 
     @property
     def precision(self) -> str:
-        """The arithmetic that was chosen: "fp32", "bf16", "fp16" or "int8"."""
+        """The arithmetic that was chosen: "fp32", "bf16", "fp16", "fp8" or "int8"."""
         return self._ready().backend.precision
 
     @property

@@ -72,7 +72,7 @@ def filter_(
 
     \b
     declip i2t filter --source q-instruct cleaned_labels.json q-instruct-images \\
-                      --source ava-comments DPC2022/comments DPC2022/images -o candidates.jsonl
+                      --source ava-comments DPC2022/clean_and_all_score DPC2022/images -o candidates.jsonl
 
     FILE is the JSON file of AesMMIT (aesexpert), Q-Instruct or ShareGPT4V, the folder of JSON files of DPC2022
     (ava-comments), or any JSONL, CSV or Parquet (table). What cannot be used is counted and shown with examples.
