@@ -93,6 +93,8 @@ def command(
     fused = [_lora(value) for value in loras]
     read = [base, adapter, *(source for source, _ in fused)]
     read += [str(given) for given in (checkpoint, tower, pretrained, config) if given is not None]
+    if Path(base).is_dir() and output.resolve().is_relative_to(Path(base).resolve()):
+        raise UsageError(f"{output} lies in {base}, which is read here. Name another place.")
     inside = [source.replace(":", "/") for source in read]  # FOLDER:FILE
     require_place(output, [*read, *inside])  # it takes minutes until something is written there
     logging.disable(logging.ERROR)  # the libraries and their downloader log what our own messages say once

@@ -17,6 +17,7 @@ import click
 from declip_runtime.errors import DeclipError, UsageError
 
 from .paths import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from .text import count
 
 FORMATS = ("table", "json", "jsonl", "csv")
 _BY_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "table"}
@@ -92,11 +93,12 @@ def standard_output() -> Output:
 
 
 @contextmanager
-def open_output(output: Path | None) -> Iterator[Output]:
+def open_output(output: Path | None, heading: int | None = None) -> Iterator[Output]:
     """Standard output, or ``output``, which is replaced only when the block ends without error and keeps its mode.
 
-    What is ``incomplete`` replaces nothing: it is put beside a file that is there already, as name.partial.csv; so are
-    the whole lines that were written before writing failed, as on a full disk.
+    What is ``incomplete`` replaces nothing: it is put beside a file that is there already, as name.partial.csv. Where
+    every line behind the first ``heading`` ones is of use by itself (None: it is not), so are those that were written
+    before writing failed, as on a full disk.
     Raises UsageError for what is no place for a file, OutputError where the system does not write it.
     """
     if output is None:
@@ -119,9 +121,8 @@ def open_output(output: Path | None) -> Iterator[Output]:
             with _closing(stream, output) as guarded:
                 yield guarded
         except OutputError as error:
-            if lines := _cut_to_lines(partial):
-                partial.replace(fragment)
-                kept = f"The {lines:,} lines before that are in {output.with_name(fragment.name)}."
+            if heading is not None and (rows := _keep_rows(partial, fragment, heading)) > 0:
+                kept = f"{count(rows, 'row')} before that: {output.with_name(fragment.name)}."
                 raise OutputError(f"{error.message} {kept}") from error
             raise
         with writing(output):
@@ -136,11 +137,18 @@ def open_output(output: Path | None) -> Iterator[Output]:
             partial.unlink(missing_ok=True)
 
 
-def _cut_to_lines(path: Path) -> int:
-    """How many whole lines ``path`` has; what follows them is cut off."""
-    content = path.read_bytes()
-    os.truncate(path, content.rfind(b"\n") + 1)
-    return content.count(b"\n")
+def _keep_rows(path: Path, fragment: Path, heading: int) -> int:
+    """Make ``path`` the file ``fragment``, up to its last whole line, where it has some behind ``heading`` lines; how
+    many these are, 0 where that fails.
+    """
+    try:
+        content = path.read_bytes()
+        if (rows := content.count(b"\n") - heading) > 0:
+            os.truncate(path, content.rfind(b"\n") + 1)
+            path.replace(fragment)
+    except OSError:  # what went wrong first is on its way already
+        return 0
+    return rows
 
 
 @contextmanager

@@ -28,6 +28,9 @@ from .rows import Csv, Json, JsonLines, Writer
 from .say import say
 from .table import TableWriter
 
+_HEADINGS = {"csv": 1, "jsonl": 0}
+"""Lines before the first row, in the formats of which a part is of use."""
+
 
 @click.command("score")
 @click.argument("paths", nargs=-1, required=True)
@@ -131,7 +134,7 @@ def command(
     if scorer.backend == "fake":
         say("these scores are made up by the fake backend, for testing pipelines only")
     with scorer:
-        with open_output(output) as stream:
+        with open_output(output, _HEADINGS.get(chosen)) as stream:
             new_writer = partial(_writer, chosen, stream, scorer, lead, views)
             if order is None:  # rows appear as they come; in the same terminal a bar would be drawn over them
                 writer = new_writer()

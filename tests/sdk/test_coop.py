@@ -213,7 +213,7 @@ def test_a_context_is_exported_with_what_it_was_learned_on_only(
 ) -> None:
     """Another tower or other projectors give scores that nobody has judged; words without a context go with all."""
     assert learn() == 0
-    other, projector = tmp_path / "other.json", tmp_path / "projector.safetensors"
+    other, projector = tmp_path / "coop-other.json", tmp_path / "projector.safetensors"
     other.write_text(json.dumps({**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "layers": 2}}))
     with torch.random.fork_rng():
         clip, _, _ = load_clip(str(tower), "random")

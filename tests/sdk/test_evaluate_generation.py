@@ -82,7 +82,7 @@ def test_every_condition_is_generated_by_both_methods_with_the_same_seeds_and_se
     assert {(x["name"], x["method"], x["scale"], x["seed"]) for x in lines} == {
         (c["name"], m, s, n) for c in CONDITIONS for m in (DP, IP) for s in (0.5, 1.0) for n in (7, 3)
     }
-    assert {x["file"] for x in lines} == {p.name for p in (done / "pictures").iterdir()}
+    assert {x["file"] for x in lines} == {p.name for p in (done / "pictures").glob("*.png")}
     for line in lines:
         record = read_record(done / "pictures" / line["file"])
         assert (record["seed"], record["guidance"], record["steps"]) == (line["seed"], 4.0, 2)
@@ -186,9 +186,9 @@ def runs(world: World, capfd: Any) -> Callable[..., set[str]]:
     folder = world.folder / "out" / "pictures"
 
     def go(*more: str | Path) -> set[str]:
-        before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*")}
+        before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.png")}
         assert run(world.arguments("-o", folder.parent, *more)) == 0
-        made = {p.name for p in folder.glob("*") if before.get(p.name) != p.stat().st_mtime_ns}
+        made = {p.name for p in folder.glob("*.png") if before.get(p.name) != p.stat().st_mtime_ns}
         assert f"declip: {len(made)} picture" in capfd.readouterr().err
         return made
 
@@ -286,7 +286,7 @@ def _fails(world: World, capfd: Any, *more: str | Path, without: str | None = No
     """The one line that the command says of what is wrong with its arguments; it has generated nothing."""
     arguments = world.arguments("-o", world.folder / "out", *more)
     assert run(arguments) == 2
-    assert not list((world.folder / "out").glob("pictures/*"))
+    assert not list((world.folder / "out").glob("pictures/*.png"))
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("declip: ")]
     assert len(lines) == 1
     return lines[0]

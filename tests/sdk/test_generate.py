@@ -102,7 +102,7 @@ def pixels(path: Path) -> Any:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".declip-lock")
 
 
 def made(folder: Path) -> list[str]:
@@ -491,6 +491,8 @@ def test_what_the_export_reads_is_not_overwritten(folder: Path, options: list[st
     assert run(["export-generator", "--base", "x", *options, "-o", "models/ip.bin"]) == 2
     assert "models/ip.bin is read here and will not be overwritten" in capfd.readouterr().err
     assert (folder / "models" / "ip.bin").read_bytes() == b"hours of training"
+    assert run(["export-generator", "--base", "models", "--adapter", "y", "-o", "models/new.engine"]) == 2
+    assert "models/new.engine lies in models, which is read here. Name another place." in capfd.readouterr().err
 
 
 # --- its page in docs

@@ -655,9 +655,22 @@ def test_a_full_disk_keeps_what_was_scored(
     assert [row["image"] for row in rows] == names[: len(rows)]
     *_, said = done.stderr.splitlines()
     assert f"cannot write {output}: File too large" in said
-    assert said.endswith(f"The {len(rows) + 1} lines before that are in {beside}.")
+    assert said.endswith(f"{len(rows)} rows before that: {beside}.")
     assert output.exists() == older
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(("name", "size"), [("scores.csv", 150), ("scores.json", 4000)])
+def test_what_is_of_no_use_is_not_kept_on_a_full_disk(
+    name: str, size: int, photos: Path, tmp_path: Path, on_full_disk: Callable[..., Any]
+) -> None:
+    """The heading alone; half of one JSON document."""
+    names = [str(photos / one) for one in GOOD] * 20
+    command = [sys.executable, "-m", "declip_sdk", "score", *map(str, FAKE), "-o", str(tmp_path / name), *names]
+    done = on_full_disk(command, size)
+    assert done.returncode == 2
+    assert "File too large" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"photos"}
 
 
 @posix

@@ -34,7 +34,7 @@ def dry_run_report(
     """
     from declip_training.i2t.estimate import estimate
     from declip_training.i2t.journal import Reply, read_journal, require_settings
-    from declip_training.i2t.judging import pending
+    from declip_training.i2t.judging import pending, present
 
     head: Mapping[str, Any] | None = None
     replies: list[Reply] = []
@@ -45,7 +45,7 @@ def dry_run_report(
     by_id: dict[str, list[Reply]] = {}
     for reply in replies:
         by_id.setdefault(reply.id, []).append(reply)
-    waiting = pending(candidates, by_id, judging, attempts)
+    waiting = pending(candidates, present(candidates, by_id)[0], judging, attempts)
     found = estimate(
         waiting, replies, prompt, max_side=settings["max_side"], workers=workers, image_tokens=image_tokens
     )

@@ -117,7 +117,7 @@ def relabel(
     from declip_training.i2t.candidates import read_candidates
     from declip_training.i2t.endpoint import Endpoint, EndpointError, EndpointOptions
     from declip_training.i2t.journal import Journal
-    from declip_training.i2t.judging import first_or_settled
+    from declip_training.i2t.judging import first_or_settled, present
     from declip_training.i2t.prompt import Prompt
     from declip_training.i2t.records import write_records
     from declip_training.i2t.relabel import RelabelOptions, alike, records, require_utf8
@@ -167,6 +167,9 @@ def relabel(
             say(f"the last line of {journal_path} was cut off; one reply is asked for again")
         if held := sum(len(replies) for replies in journal.replies.values()):
             say(f"{_replies(held)} in {journal_path} from before")
+        journal.replies, replaced = present(candidates, journal.replies)
+        if replaced:
+            say(f"{count(replaced, 'image')} replaced since they were described; they are asked about again")
         candidates = first_or_settled(candidates, first, journal.replies, judging, attempts)
         with _told(EndpointError, journal_path), advancing("relabelling", len(candidates)) as advance:
             outcome = run(
@@ -184,8 +187,6 @@ def relabel(
     for reason, number in endpoint.waits.items():
         waits[alike(reason)] += number
     _say_most("asked again", "after: ", waits)
-    if outcome.outdated:
-        say(f"{_replies(outcome.outdated)} in the journal to images that are others now; those were asked again")
     if outcome.stopped is not None:
         raise TrainingError(
             f"{base_url} fails again and again: {outcome.stopped}. What was answered is in {journal_path}: mend "
@@ -267,7 +268,7 @@ def _told(failure: type[TrainingError], journal: Path) -> Iterator[None]:
 def _say_most(what: str, before: str, reasons: Counter[str]) -> None:
     for reason, number in reasons.most_common(_REASONS):
         say(f"{what} {number:,} x{'' if before else ':'} {before}{reason}")
-    if rest := len(reasons) - _REASONS if len(reasons) > _REASONS else 0:
+    if rest := max(0, len(reasons) - _REASONS):
         left = reasons.total() - sum(number for _, number in reasons.most_common(_REASONS))
         say(f"{what} {left:,} x for {count(rest, 'other reason')}")
 

@@ -22,6 +22,7 @@ from declip_runtime.errors import TrainingError
 from declip_training.i2t.candidates import Candidate
 from declip_training.i2t.endpoint import Endpoint, EndpointError, EndpointOptions, _absolute
 from declip_training.i2t.journal import Journal
+from declip_training.i2t.judging import present
 from declip_training.i2t.pictures import file_sha256
 from declip_training.i2t.prompt import Prompt
 from declip_training.i2t.relabel import Outcome, RelabelOptions, records, relabel
@@ -45,6 +46,7 @@ def run(
     defaults = {"timeout": 5.0, "retries": 3, "backoff": 0.01, "longest_backoff": 0.05}
     asker = Endpoint(EndpointOptions(server.url, "m", **{**defaults, **endpoint}), stop)
     with Journal(journal, SETTINGS) as opened:
+        opened.replies, _ = present(candidates, opened.replies)
         options = options or RelabelOptions(workers=3)
         return relabel(candidates, asker, stop, Prompt.read(), judge, opened, options), asker
 
@@ -298,15 +300,56 @@ def test_what_was_refused_keeps_nobody_from_going_on(candidates: list[Candidate]
         assert len(outcome.accepted) == 60
 
 
+def test_a_dead_endpoint_ends_the_run_whoever_was_refused_before(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    many = [replace(c, id=f"{c.id}{n}", source_text=f"{c.source_text}{n}") for c in candidates for n in range(4)]
+    once = {"retries": 0, "backoff": 0.0}
+    with chat_server(lambda *_: Response(status=400)) as server:
+        for part in (many[n : n + 4] for n in range(0, 24, 4)):
+            run(part, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
+        begun, server.script = len(server.seen), lambda *_: Response(status=503)
+        outcome, _ = run(many, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1), **once)
+    assert begun == 24
+    assert len(server.seen) - begun == 6
+    assert outcome.stopped is not None
+    assert "503" in outcome.stopped
+
+
+def test_the_reason_of_a_stop_is_the_endpoints(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
+    Path(candidates[5].image).write_bytes(b"broken")
+    with chat_server(lambda *_: Response(status=400, text="no images here")) as server:
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
+    assert outcome.stopped == "refused: 400 Bad Request: no images here"
+
+
 def test_a_reply_to_another_image_does_not_count(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
     with chat_server() as server:
         run(candidates, server, judge, tmp_path / "j.jsonl")
         save_image(Path(candidates[2].image), 99)
         begun = len(server.seen)
         outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
-    assert server.texts()[begun:] == [candidates[2].source_text]
-    assert (outcome.outdated, len(outcome.accepted)) == (1, 6)
-    assert outcome.accepted[candidates[2].id][1] == file_sha256(Path(candidates[2].image))
+        assert server.texts()[begun:] == [candidates[2].source_text]
+        assert len(outcome.accepted) == 6
+        assert outcome.accepted[candidates[2].id][1] == file_sha256(Path(candidates[2].image))
+        with Journal(tmp_path / "j.jsonl", SETTINGS) as journal:
+            kept, replaced = present(candidates, journal.replies)
+            assert ([len(kept[c.id]) for c in candidates], replaced) == ([1] * 6, 0), "it has been asked about again"
+            save_image(Path(candidates[0].image), 98)
+            kept, replaced = present(candidates, journal.replies)
+        assert (len(kept[candidates[0].id]), replaced) == (0, 1)
+
+
+def test_what_is_answered_stays_while_images_are_away(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    """A table that is written again is not the shorter for it."""
+    with chat_server() as server:
+        run(candidates, server, judge, tmp_path / "j.jsonl")
+        for candidate in candidates[:3]:
+            Path(candidate.image).unlink()
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert (len(outcome.accepted), outcome.asked) == (6, 0)
 
 
 def test_an_image_that_is_away_is_asked_for_when_it_is_back(
@@ -351,6 +394,16 @@ def test_a_long_wait_is_told(candidates: list[Candidate], judge: Judge, tmp_path
         with Journal(tmp_path / "j.jsonl", SETTINGS) as journal:
             relabel(candidates, asker, stop, Prompt.read(), judge, journal, RelabelOptions(workers=3))
     assert told == ["the endpoint asks to wait 3000 s"]
+
+
+def test_only_what_the_endpoint_asks_for_is_told() -> None:
+    told: list[str] = []
+    asker = Endpoint(EndpointOptions("http://127.0.0.1:9/v1", "m"), threading.Event(), told.append)
+    asker._close_the_gate(1.0, asked=True)
+    asker._close_the_gate(600.0, asked=False)
+    asker._close_the_gate(600.0, asked=True)
+    asker._close_the_gate(601.0, asked=True)
+    assert told == ["the endpoint asks to wait 600 s"]
 
 
 def test_failures_that_are_not_in_a_row_do_not_stop_it(

@@ -243,6 +243,13 @@ def test_a_tower_of_another_form_with_the_same_weights_is_another(
     said.write_text(json.dumps({**config, "quick_gelu": True}))
     other = dataclasses.replace(towers, config_sha256=_config_sha256(said))
     build(table, tmp_path / "bank", towers)
+    stated = tmp_path / "bank" / "bank.json"
+    known = json.loads(stated.read_text())
+    del known["key"]["config_sha256"]  # as banks of before are
+    stated.write_text(json.dumps(known))
+    counting: Any = Counting(towers)
+    build(table, tmp_path / "bank", counting)
+    assert counting.seen == 0
     with pytest.raises(TrainingError, match="data: config_sha256 is"):
         build(table, tmp_path / "bank", other)
 

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -138,12 +139,43 @@ def test_images_of_one_picture_are_on_one_side(place: Path, towers: Towers, tmp_
     assert len(validates) > 3
 
 
-@pytest.mark.parametrize("name", ["best", "last"])
-def test_a_finished_run_whose_result_is_gone_says_so(name: str, table: Path, towers: Towers, tmp_path: Path) -> None:
+def test_a_finished_run_whose_result_is_gone_says_so(table: Path, towers: Towers, tmp_path: Path) -> None:
     train(job(table, tmp_path / "run"), towers, WORLD)
-    (tmp_path / "run" / f"{name}.safetensors").unlink()
-    with pytest.raises(TrainingError, match=rf"is finished, but {name}.safetensors is gone. Put it back; or remove"):
+    (tmp_path / "run" / "best.safetensors").unlink()
+    with pytest.raises(TrainingError, match=r"is finished, but best.safetensors is gone. Put it back; or remove"):
         train(job(table, tmp_path / "run"), towers, WORLD)
+
+
+def test_a_run_does_not_go_on_with_other_records_held_out(
+    table: Path, towers: Towers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of before images had one side: the best step would be chosen on what was trained on."""
+    stop_at(5, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(job(table, tmp_path / "run"), towers, WORLD)
+    stated = tmp_path / "run" / "run.json"
+    known = json.loads(stated.read_text())
+    assert known.pop("held_out_sha256")
+    stated.write_text(json.dumps(known))
+    with pytest.raises(TrainingError, match="was begun with other records held out"):
+        train(job(table, tmp_path / "run"), towers, WORLD)
+
+
+@pytest.mark.parametrize(("cores", "shares"), [(2, [1, 1]), (3, [1, 2]), (4, [2, 2])])
+def test_each_side_has_its_share_of_the_cores(cores: int, shares: list[int]) -> None:
+    before = torch.get_num_threads()
+    try:
+        together = threading.Barrier(2)
+
+        def found(_: int) -> int:
+            together.wait()
+            torch.randn(300, 300) @ torch.randn(300, 300)
+            return torch.get_num_threads()
+
+        assert sorted(loop._threads(cores).map(found, range(2))) == shares
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_live_run_does_not_go_on_with_an_image_that_changed(place: Path, towers: Towers, tmp_path: Path) -> None:

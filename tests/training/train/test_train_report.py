@@ -181,6 +181,8 @@ def test_a_picture_of_several_records_is_distorted_once(table: Path, towers: Tow
     measured, _ = measure(towers, records, table.parent, kinds=("jpeg",))
     assert (measured.clean.shape[0], measured.images.shape[1], len(set(measured.sha256))) == (8, 4, 4)
     assert len(torch.unique(measured.images[0], dim=0)) == 4
+    measured, _ = measure(towers, records, table.parent, kinds=("jpeg",), distorted=3)
+    assert measured.images.shape[1] == 3, "of pictures, not of records"
 
 
 def test_an_untrained_projector_is_called_so(table: Path, towers: Towers, tmp_path: Path) -> None:

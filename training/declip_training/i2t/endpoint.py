@@ -105,7 +105,7 @@ class Endpoint:
         self.waits: Counter[str] = Counter()
         self._stop, self._say = stop, say
         self._lock = threading.Lock()
-        self._open_again = 0.0
+        self._open_again = self._told_until = 0.0
         self._client = _client(options)
         self._loop = _loop()
 
@@ -127,7 +127,7 @@ class Endpoint:
             own = min(pause, self.options.longest_backoff) * random.uniform(0.75, 1.25)
             pause *= 2
             if told is not None or limited:
-                self._close_the_gate(own if told is None else told)
+                self._close_the_gate(own if told is None else told, asked=told is not None)
             elif self._stop.wait(own):
                 raise StoppedError
         raise UnansweredError(f"{reason}, {failures + limits} times")
@@ -191,16 +191,17 @@ class Endpoint:
             if left <= 0:
                 return
 
-    def _close_the_gate(self, seconds: float) -> None:
+    def _close_the_gate(self, seconds: float, *, asked: bool) -> None:
         if seconds > _LONGEST_WAIT:
             raise EndpointError(
                 f"{self.options.base_url} asks to wait {seconds / 3600:.1f} hours. Run the same command again then."
             )
         with self._lock:
             now = time.monotonic()
-            told = self._open_again > now
+            says = asked and seconds >= _TOLD and now + seconds > self._told_until + _TOLD
+            self._told_until = now + seconds if says else self._told_until
             self._open_again = max(self._open_again, now + seconds)
-        if seconds >= _TOLD and not told:
+        if says:
             self._say(f"the endpoint asks to wait {seconds:.0f} s")
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from declip_runtime.errors import ImageNotFoundError
 
 from .candidates import Candidate
 from .journal import Reply
+from .pictures import file_sha256
 from .reply import Descriptions, Judge, ReplyError
 
 
@@ -19,6 +23,26 @@ def judge_replies(judge: Judge, replies: Iterable[Reply]) -> tuple[Descriptions 
             limit = " (cut off at the model's token limit)" if last.finish == "length" else ""
             reason = f"{error}{limit}"
     return None, reason, last
+
+
+def present(
+    candidates: Iterable[Candidate], replies: Mapping[str, Sequence[Reply]]
+) -> tuple[dict[str, list[Reply]], int]:
+    """Replies by candidate, but for those to an image file that was replaced since; and how many candidates have lost
+    all of theirs so. Where there is no file, nothing is known, and they stay.
+    """
+    kept: dict[str, list[Reply]] = {}
+    lost = 0
+    for candidate in candidates:
+        if held := replies.get(candidate.id):
+            try:
+                seen = file_sha256(Path(candidate.image))
+            except ImageNotFoundError:
+                kept[candidate.id] = list(held)
+                continue
+            kept[candidate.id] = [reply for reply in held if reply.image_sha256 == seen]
+            lost += not kept[candidate.id]
+    return kept, lost
 
 
 def pending(

@@ -51,14 +51,12 @@ class SetAside:
 class Outcome:
     """What became of the candidates.
 
-    ``asked`` are the replies of this run, ``outdated`` those from before that were to other images; ``stopped`` is why
-    it ended early.
+    ``asked`` are the replies of this run, ``stopped`` is why it ended early.
     """
 
     accepted: dict[str, tuple[Descriptions, str]] = field(default_factory=dict)
     set_aside: list[SetAside] = field(default_factory=list)
     asked: int = 0
-    outdated: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     stopped: str | None = None
@@ -92,13 +90,15 @@ def relabel(
     """Ask for every candidate that the journal does not answer yet; each reply is in the journal before it counts.
 
     A reply that is not acceptable is asked again, with the reason, until ``attempts`` replies are there; then the
-    candidate is set aside. So is one whose image cannot be opened, without a request. A reply to another image than the
-    one that is there now does not count: ``Outcome.outdated``. Candidates for which a request was refused before are
-    asked last. When as many requests in a row as there are workers and five more fail for good, the run ends:
-    ``Outcome.stopped``, as after five where nothing is answered at all; those of candidates that were refused before
-    are not counted. ``advance`` is called after each
-    candidate. After the first
-    KeyboardInterrupt ``interrupted`` is called, requests under way are waited for, and it is raised again.
+    candidate is set aside. So is one whose image cannot be opened, without a request. ``advance`` is called after each
+    candidate.
+
+    Candidates for which a request was refused before are asked last. The run ends (``Outcome.stopped``) after so many
+    failures in a row as there are workers and five more; where nothing was ever answered, five are enough. A refusal of
+    a candidate that was refused before does not count.
+
+    After the first KeyboardInterrupt ``interrupted`` is called, requests under way are waited for, and it is raised
+    again.
 
     Raises EndpointError where no request can succeed, OSError where the journal cannot be written.
     """
@@ -155,7 +155,7 @@ class _Run:
         self._endpoint, self._stop, self._prompt = endpoint, stop, prompt
         self._judge, self._journal, self._advance = judge, journal, advance
         self._lock = threading.Lock()
-        self._failures = 0
+        self._failures, self._failed = 0, ""
 
     def work(self) -> None:
         """Take one candidate after the other until there are none, or the run stops."""
@@ -178,14 +178,13 @@ class _Run:
     def end(self) -> None:
         """Where there were too few candidates to stop at: an endpoint that refused five, and answered nothing."""
         if self._failures >= _FAILURES_IN_A_ROW and not (self.outcome.asked or self._journal.replies):
-            self.outcome.stopped = self.outcome.stopped or self.outcome.set_aside[-1].reason
+            self.outcome.stopped = self.outcome.stopped or self._failed
 
     def _one(self, candidate: Candidate) -> None:
-        replies, last, reason = [], None, ""
+        replies = list(self._journal.replies.get(candidate.id, ()))
+        found, reason, last = judge_replies(self._judge, replies)
         image = ""
         try:
-            replies = self._of_this_image(candidate)
-            found, reason, last = judge_replies(self._judge, replies)
             while found is None and len(replies) < self.options.attempts:
                 image = image or data_url(Path(candidate.image), self.options.max_side)
                 last = self._ask(candidate, image, None if last is None else (last.text, reason))
@@ -195,26 +194,15 @@ class _Run:
             self._set_aside(candidate, str(error), replies, final=not isinstance(error, ImageNotFoundError))
         except RefusedError as error:
             self._journal.refuse(candidate.id, str(error))
-            self._fail(candidate, f"refused: {error}", replies)
+            self._fail(candidate, f"refused: {error}", replies, counts=candidate.id not in self._refused)
         except UnansweredError as error:
-            self._fail(candidate, f"not answered: {error}", replies)
+            self._fail(candidate, f"not answered: {error}", replies, counts=True)
         else:
             if found is None or last is None:
                 self._set_aside(candidate, reason, replies, final=True)
             else:
                 with self._lock:
                     self.outcome.accepted[candidate.id] = (found, last.image_sha256)
-
-    def _of_this_image(self, candidate: Candidate) -> list[Reply]:
-        """The replies from before, but for those to a file that was replaced since."""
-        held = self._journal.replies.get(candidate.id, ())
-        if not held:
-            return []
-        seen = file_sha256(Path(candidate.image))
-        replies = [reply for reply in held if reply.image_sha256 == seen]
-        with self._lock:
-            self.outcome.outdated += len(held) - len(replies)
-        return replies
 
     def _ask(self, candidate: Candidate, image: str, rejected: tuple[str, str] | None) -> Reply:
         seen = file_sha256(Path(candidate.image))
@@ -229,11 +217,12 @@ class _Run:
             self.outcome.tokens_out += answer.tokens_out
         return reply
 
-    def _fail(self, candidate: Candidate, reason: str, replies: Sequence[Reply]) -> None:
+    def _fail(self, candidate: Candidate, reason: str, replies: Sequence[Reply], *, counts: bool) -> None:
         """One that fails is set aside; when all do, the reason is not the candidate."""
         self._set_aside(candidate, reason, replies, final=False)
         with self._lock:
-            self._failures += candidate.id not in self._refused
+            self._failures += counts
+            self._failed = reason
             if self._failures >= _FAILURES_IN_A_ROW + self.options.workers:
                 self.outcome.stopped = self.outcome.stopped or reason
                 self._stop.set()

@@ -32,7 +32,13 @@ from declip_training.features import tower_features
 from declip_training.files import replacing, write_json
 from declip_training.linear_head import fit_linear_head
 from declip_training.losses import antonym_logit
-from declip_training.model.checkpoint import ProjectorCheckpoint, load_projectors, save_projectors, tower_sha256
+from declip_training.model.checkpoint import (
+    ProjectorCheckpoint,
+    load_projectors,
+    save_projectors,
+    tower_probe,
+    tower_sha256,
+)
 from declip_training.model.declip import DeCLIP
 from declip_training.model.imagenet_start import LITE0, standardise, start_from_imagenet
 from declip_training.model.nano_tower import NanoTower
@@ -207,7 +213,9 @@ class Nano:
                 seen.bank, encode, scale, ProjectorConfig(), evaluate, self._log("projectors")
             )
             visual: nn.Module = clip.visual  # type: ignore[assignment]
-            made = ProjectorCheckpoint("declip-nano", TOWER, tower_sha256(visual), perceptual, semantic)
+            made = ProjectorCheckpoint(
+                "declip-nano", TOWER, tower_sha256(visual), perceptual, semantic, probe=tower_probe(visual)
+            )
             save_projectors(path, made)
         return load_projectors(path)
 

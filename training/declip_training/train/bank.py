@@ -130,7 +130,11 @@ class BankBuilder:
         """Create the files, or check that they are of this bank and its images unchanged."""
         stated, key = self.folder / "bank.json", self.key()
         if stated.is_file():
-            if unlike := differences(_stated(self.folder)["key"], key):
+            known = _stated(self.folder)
+            if "config_sha256" in key and "config_sha256" not in known["key"]:  # of before it was written down
+                known["key"]["config_sha256"] = key["config_sha256"]
+                write_json(stated, known)
+            if unlike := differences(known["key"], key):
                 raise TrainingError(
                     f"{self.folder} holds features of another tower or other data: {unlike}. Name another folder with "
                     "--bank, or remove this one."

@@ -209,9 +209,7 @@ class Trainer:
                 heads.log_scale.clamp_(0, math.log(_LARGEST_SCALE))
         return dict(zip(_LOSSES, [*parts.tolist(), rate], strict=True))
 
-    def _side(
-        self, images: Tensor, first: int, head: Projector, texts: Tensor
-    ) -> tuple[Tensor, list[tuple[nn.Parameter, Tensor]]]:
+    def _side(self, images: Tensor, first: int, head: Projector, texts: Tensor) -> _Side:
         """The loss of one projector, detached, and the gradient of each of its parameters, and of the temperature."""
         scale = self._heads.log_scale.exp()
         projected = self._project(head, images)
@@ -308,8 +306,13 @@ def _side_by_side(
 @cache
 def _threads(cores: int) -> ThreadPoolExecutor:
     """Two threads that compute with half of ``cores`` each. torch keeps that number for every thread apart."""
-    pool = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(max(1, cores // 2),))
-    started = Barrier(2)
+    shares, started = [cores // 2, cores - cores // 2], Barrier(2)
+
+    def begin() -> None:
+        torch.get_num_threads()  # as it sets a thread up when it is first asked for something, to the number of all
+        torch.set_num_threads(shares.pop())
+
+    pool = ThreadPoolExecutor(2, initializer=begin)
     list(pool.map(lambda _: started.wait(), range(2)))
     torch.set_num_threads(cores)  # what threads that are started later begin with
     return pool

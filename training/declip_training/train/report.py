@@ -24,12 +24,11 @@ from declip_runtime.errors import ImageError, TrainingError
 from declip_runtime.images import open_image
 from declip_runtime.preprocess import centre_square
 from declip_training.evaluation.ladders import LADDERS
-from declip_training.i2t.pictures import file_sha256
 from declip_training.i2t.records import Record
 
 from .bank import Progress
 from .crops import Pixels
-from .images import in_order
+from .images import FileFacts, in_order
 from .towers import Towers
 
 VIEWS = ("clip", "perceptual", "semantic")
@@ -81,14 +80,17 @@ def measure(
     """Run the towers over ``records``, images relative to ``root``; at most ``distorted`` of them are distorted too.
 
     Pictures are distorted at twice the resolution that the tower sees. Returns the embeddings and why images could not
-    be read. Raises TrainingError for those unless ``skip_unreadable``, for an unknown kind, and below 2 records.
+    be read. Raises TrainingError for those unless ``skip_unreadable``, for an unknown kind, and below 2 pictures.
     """
     require_kinds(kinds)
     # which ones are distorted follows from the ids, not from the order of the table
     ordered = sorted(records, key=lambda r: hashlib.sha256(r.id.encode("utf-8", "surrogatepass")).digest())
     conditions = [(f"{kind}, {strength}", LADDERS[kind][rung]) for kind in kinds for strength, rung in STRENGTHS]
     read = partial(_pictures, root=root, towers=towers, distort=[function for _, function in conditions])
-    jobs = [(record, index < distorted) for index, record in enumerate(ordered)]
+    files = list(in_order(FileFacts.of, [root / record.image for record in ordered], threads))
+    first = {facts.sha256: index for index, facts in reversed(list(enumerate(files))) if facts is not None}
+    moving = set(sorted(first.values())[:distorted])  # each picture once
+    jobs = [(record, index in moving) for index, record in enumerate(ordered)]
     clean: list[Tensor] = []
     moved: list[Tensor] = []
     kept: list[Record] = []
@@ -101,17 +103,17 @@ def measure(
             clean.append(towers.images(waiting).cpu())
             waiting.clear()
 
-    for done, (record, result) in enumerate(zip(ordered, in_order(read, jobs, threads), strict=True), 1):
+    results = zip(ordered, files, in_order(read, jobs, threads), strict=True)
+    for done, (record, facts, result) in enumerate(results, 1):
         progress("report", done, len(ordered))
         if isinstance(result, str):
             reasons.append(result)
             continue
-        sha256, pictures = result
-        waiting.append(pictures[0])
-        if len(pictures) > 1 and sha256 not in hashes:
-            moved.append(towers.images(pictures).cpu())
         kept.append(record)
-        hashes.append(sha256)
+        hashes.append("" if facts is None else facts.sha256)
+        waiting.append(result[0])
+        if len(result) > 1:
+            moved.append(towers.images(result).cpu())
         run_tower(_TOGETHER)
     run_tower(0)
     if reasons and not skip_unreadable:
@@ -179,7 +181,7 @@ def retrieval(images: Tensor, texts: Tensor, pictures: Tensor | None = None) -> 
     recalls = {f"recall@{k}": float((ranked < k).float().mean()) for k in _RECALLS}
     reverse = {f"text_to_image_recall@{k}": float((back < k).float().mean()) for k in _RECALLS}
     rank = float(ranked.mean()) / max(1, len(different) - 1)
-    return {**recalls, **reverse, "mean_rank": rank, "texts": len(different)}
+    return {**recalls, **reverse, "mean_rank": rank, "texts": len(different), "pictures": len(first)}
 
 
 def _ranks(queries: Tensor, answers: Tensor, pairs: Tensor) -> Tensor:
@@ -216,18 +218,15 @@ def movement(images: Tensor, distortions: Sequence[str]) -> dict[str, Any]:
 
 def _pictures(
     job: tuple[Record, bool], root: Path, towers: Towers, distort: Sequence[Callable[[Pixels], Pixels]]
-) -> tuple[str, list[Pixels]] | str:
-    """SHA-256 of one record's image, and its picture uint8 [S, S, 3] untouched and, where asked for, distorted; or why
-    it cannot be read.
-    """
+) -> list[Pixels] | str:
+    """One record's picture uint8 [S, S, 3] untouched and, where asked for, distorted; or why it cannot be read."""
     record, moves = job
     spec = towers.preprocess
     try:
         image = open_image(root / record.image, minimum_side=4 * spec.size)
-        sha256 = file_sha256(root / record.image)
     except ImageError as error:
         return str(error)
     large = np.asarray(centre_square(image, replace(spec, size=2 * spec.size)))
     versions = [large, *(function(large) for function in distort)] if moves else [large]
     side = (spec.size, spec.size)
-    return sha256, [np.asarray(Image.fromarray(v).resize(side, Image.Resampling.BICUBIC)) for v in versions]
+    return [np.asarray(Image.fromarray(v).resize(side, Image.Resampling.BICUBIC)) for v in versions]

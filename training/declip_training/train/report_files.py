@@ -43,8 +43,8 @@ def _markdown(report: Mapping[str, Any]) -> str:
         for text in TEXTS:
             values = report["retrieval"][view][text]
             recalls = [f"{values[f'recall@{k}']:.3f}" if values["texts"] > k else "-" for k in (1, 5, 10)]
-            others = [values["text_to_image_recall@5"], values["mean_rank"]]
-            rows.append([_LABELS[view], _SIGNS[text], *recalls, *(f"{v:.3f}" for v in others)])
+            back = f"{values['text_to_image_recall@5']:.3f}" if values["pictures"] > 5 else "-"
+            rows.append([_LABELS[view], _SIGNS[text], *recalls, back, f"{values['mean_rank']:.3f}"])
     headings = ("embedding", "text", "R@1", "R@5", "R@10", "text to image R@5", "mean rank")
     lines += ["## Retrieval", "", grid(headings, rows).rstrip()]
     texts = ", ".join(f"{_SIGNS[t]} {report['retrieval']['clip'][t]['texts']}" for t in TEXTS)

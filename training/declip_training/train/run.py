@@ -108,6 +108,9 @@ def _train(
         if world.leads:
             folder.agree({"used_records": len(usable), "used_sha256": _sha256(ids), "images_sha256": _sha256(images)})
         validates = _split(together(ids, images), settings, world)
+        if world.leads:
+            held = _sha256([i for i, validated in zip(ids, validates, strict=True) if validated])
+            folder.require_split(held)
 
     source: FeatureSource = (
         LiveSource(bank, records, root, towers, crops, job.threads)
@@ -119,8 +122,12 @@ def _train(
         heads.perceptual.load_state_dict(start.perceptual.state_dict())
         heads.semantic.load_state_dict(start.semantic.state_dict())
 
+    probe = tower_probe(towers.visual)
+
     def save(trained: Heads, path: Path) -> None:
-        checkpoint = _checkpoint(trained, towers, identity["tower_sha256"])
+        checkpoint = ProjectorCheckpoint(
+            towers.tower, towers.pretrained, identity["tower_sha256"], trained.perceptual, trained.semantic, probe=probe
+        )
         with replacing(path) as partial:
             save_projectors(partial, checkpoint)
 
@@ -152,12 +159,6 @@ def _split(ids: Sequence[str], settings: TrainSettings, world: World) -> npt.NDA
         )
     steps_per_epoch(int((~validates).sum()), settings.batch, world.size)
     return validates
-
-
-def _checkpoint(heads: Heads, towers: Towers, tower_sha256: str) -> ProjectorCheckpoint:
-    probe = tower_probe(towers.visual)
-    heads_only = heads.perceptual, heads.semantic
-    return ProjectorCheckpoint(towers.tower, towers.pretrained, tower_sha256, *heads_only, probe=probe)
 
 
 def _initial(path: Path, towers: Towers, settings: TrainSettings) -> ProjectorCheckpoint:

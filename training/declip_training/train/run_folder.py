@@ -44,11 +44,21 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             write_json(self._stated, {**known, **facts})
 
-    def require_made(self) -> None:
-        """Raise TrainingError where a finished run lacks one of its two checkpoints."""
-        if lost := [path.name for path in (self.best, self.last) if not path.is_file()]:
+    def require_split(self, held_out_sha256: str) -> None:
+        """Write down which records are held out. Raises TrainingError for a run that was begun with others."""
+        known: dict[str, Any] = read_json(self._stated)
+        if self.state.is_file() and known.get("held_out_sha256") != held_out_sha256:
             raise TrainingError(
-                f"the run in {self.path} is finished, but {' and '.join(lost)} is gone. Put it back; or remove "
+                f"{self.path} was begun with other records held out, as by an older version. Give another folder with "
+                "-o."
+            )
+        write_json(self._stated, {**known, "held_out_sha256": held_out_sha256})
+
+    def require_made(self) -> None:
+        """Raise TrainingError where a finished run lacks its best checkpoint."""
+        if not self.best.is_file():
+            raise TrainingError(
+                f"the run in {self.path} is finished, but {self.best.name} is gone. Put it back; or remove "
                 f"{self.summary_file.name} and {self.state.name} to train again."
             )
 

@@ -19,9 +19,10 @@ class TrainSettings:
     """Defaults are the paper's (section 4.1) where it states a value.
 
     ``batch`` is the global batch, whatever number of processes share it. ``warmup`` counts steps. ``clip_norm`` 0 does
-    not clip. ``validation`` is the share of records, chosen by a hash of their ids, that is held out; 0 holds out none.
-    ``crops`` is how many random crops of an image the bank holds; ``crop_side`` is the least side of a crop as a share
-    of the picture's shorter side. ``live`` runs the tower in every step on fresh crops instead.
+    not clip. ``validation`` is the share of records that is held out, chosen by a hash of ids, those of one image
+    together; 0 holds out none. ``crops`` is how many random crops of an image the bank holds; ``crop_side`` is the
+    least side of a crop as a share of the picture's shorter side. ``live`` runs the tower in every step on fresh crops
+    instead.
     """
 
     epochs: int = 200

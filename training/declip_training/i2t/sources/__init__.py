@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from declip_runtime.errors import TrainingError
 from declip_training.i2t.tally import Tally
@@ -99,7 +99,7 @@ def read_source(
     seen: set[int] = set()
     there: dict[str, Path | None] = {}
     for where, name, text, label in _entries(source, tally, columns or Columns()):
-        name, text, label = PurePosixPath(name.replace("\\", "/")).as_posix(), _whole(text).strip(), _whole(label)
+        text, label = _whole(text).strip(), _whole(label)
         if not text:
             tally.add("empty text", where)
             continue
@@ -110,7 +110,7 @@ def read_source(
             tally.add("image outside the image folder", f"{where} ({name})")
         elif not _is_file(image):
             tally.add("missing image", f"{where} ({name})")
-        elif (pair := hash((name, text))) in seen:
+        elif (pair := hash((image, text))) in seen:
             tally.add("repeated description", where)
         else:
             seen.add(pair)
@@ -129,7 +129,7 @@ def _entries(source: Source, tally: Tally, columns: Columns) -> Iterable[tuple[s
 
 def _inside(folder: Path, name: str) -> Path | None:
     """The image's path; None where an annotation file points out of the folder, whose files are sent to an endpoint."""
-    path = Path(name)
+    path = Path(name.replace("\\", "/"))
     if ".." in path.parts:
         return None
     if path.anchor:
