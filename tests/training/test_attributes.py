@@ -19,7 +19,8 @@ from declip_training.coop import CoopConfig
 from declip_training.data.attributes import ATTRIBUTES, CHANGES, MEASURED, measure
 from declip_training.data.distortions import Pixels
 from declip_training.model.declip import DeCLIP
-from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
+from declip_training.model.prompts import PromptSet, ScorePrompts
+from declip_training.model.text_encoding import encode_texts
 from declip_training.recipes.nano_attributes import KINDS, SEVERITIES, ladder_features, learn_attributes
 from declip_training.recipes.nano_result import NanoResult
 

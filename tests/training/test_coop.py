@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from declip_runtime.errors import ExportError, TrainingError
 from declip_training.coop import CoopConfig, Loss, learn_context, opinion_loss, pair_scores, require_room
-from declip_training.model.prompts import PromptSet, encode_texts
+from declip_training.model.prompts import PromptSet
+from declip_training.model.text_encoding import encode_texts
 
 SCALE = 30.0
 PAIRS = [("good photo.", "bad photo."), ("nice.", "ugly.")]

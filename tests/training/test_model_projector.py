@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from declip_runtime.errors import CheckpointError, UsageError
 from declip_training.model.declip import DeCLIP
 from declip_training.model.projector import Activation, Projector
-from declip_training.model.prompts import PromptSet, encode_texts
+from declip_training.model.prompts import PromptSet
+from declip_training.model.text_encoding import encode_texts
 
 
 @pytest.mark.parametrize("form", ["between", "before"])

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from declip_runtime.errors import ExportError
-from declip_training.model.prompts import PromptSet, encode_texts
+from declip_training.model.prompts import PromptSet
+from declip_training.model.text_encoding import encode_texts
 
 TABLE_4 = {
     "brightness": "degree", "colorfulness": "degree", "contrast": "degree", "noise": "quality", "sharpness": "quality",

@@ -22,7 +22,7 @@ from declip_training.evaluation.metrics import srcc
 from declip_training.features import FeatureBatch, build_feature_bank, tower_features
 from declip_training.linear_head import fit_linear_head
 from declip_training.losses import antonym_logit, indifference
-from declip_training.model.prompts import encode_texts
+from declip_training.model.text_encoding import encode_texts
 from declip_training.objective import split_images
 from declip_training.pretrain import PretrainConfig, pretrain, pretrained
 from declip_training.projectors import LEFT, ProjectorConfig, content_left, train_projectors

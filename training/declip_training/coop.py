@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from declip_runtime.errors import TrainingError
 
 from .losses import antonym_logit, plcc_loss
-from .model.prompts import ContextPosition, encode_texts, for_each_text, token_embedding
+from .model.text_encoding import ContextPosition, encode_texts, for_each_text, token_embedding
 from .model.tower import Tokenizer
 
 Sharing = Literal["shared", "side", "prompt"]

@@ -12,19 +12,14 @@ from typing import get_args
 
 from PIL import Image
 
-from declip_runtime import backends
-from declip_runtime.backends import Choice
-from declip_runtime.backends.base import Backend
 from declip_runtime.cache import Cache
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.errors import BackendUnavailableError, PrecisionError, PromptWarning, ScorerStateError, UsageError
-from declip_runtime.generator_manifest import COMPONENTS, GeneratorManifest
+from declip_runtime.errors import PromptWarning, ScorerStateError, UsageError
+from declip_runtime.generator_manifest import GeneratorManifest
 from declip_runtime.options import Precision, absolute_path, require_one_of, require_positive
-from declip_runtime.signature import Signature
 
-from .batches import Component
 from .conditions import Opened, open_condition
-from .memory import require_memory
+from .models import Models
 from .progress import OnStep, Progress
 from .record import make_record, stamp, versions
 from .request import References, Request, make_request
@@ -76,16 +71,13 @@ class DPAdapter:
         require_one_of("precision", precision, get_args(Precision))
         if threads is not None:
             require_positive("threads", threads)
-        self._device, self._precision, self._threads = device, precision, threads
-        self._cache = Cache(absolute_path("cache_dir", cache_dir))
+        cache = Cache(absolute_path("cache_dir", cache_dir))
         self._engine = EngineFile.open(path)
         self._manifest = self._engine.generator
         if verify or self._engine.path.stat().st_size <= _ALWAYS_VERIFIED:
             self._engine.verify()
-        self._choices = self._resolve(backend)
-        self._choice = self._choices["unet"]
-        self._sampler = Sampler(self._manifest, self._component, self._engine.read, self._signature)
-        self._backends: dict[str, Backend] = {}
+        self._models = Models(self._engine, backend, device=device, precision=precision, threads=threads, cache=cache)
+        self._sampler = Sampler(self._manifest, self._models.component, self._engine.read, self._models.signature)
         self._turn = threading.Lock()
         self._owner: int | None = None
         self._closed = False
@@ -175,7 +167,7 @@ class DPAdapter:
         with self._generating():
             self._sampler.prepare(request)
             opened = tuple(open_condition(condition, self._manifest.preprocess) for condition in request.conditions)
-            self._load(_FOR_TEXT + (_FOR_IMAGES if opened else ()))
+            self._models.load(_FOR_TEXT + (_FOR_IMAGES if opened else ()))
             pictures = [to_image(pixels) for pixels in self._sampler.run(request, opened, Progress(on_step))]
             self._stamp(pictures, request, opened)
         return pictures
@@ -193,9 +185,7 @@ class DPAdapter:
         self._refuse_own("closed")
         with self._turn:
             self._closed = True
-            for backend in self._backends.values():
-                backend.close()
-            self._backends.clear()
+            self._models.close()
 
     def __enter__(self) -> DPAdapter:
         self._require_open()
@@ -221,17 +211,17 @@ class DPAdapter:
     @property
     def backend(self) -> str:
         """Name of the backend that runs the models, as ``backend=`` takes it."""
-        return self._choice.backend
+        return self._models.unet.backend
 
     @property
     def device(self) -> str:
         """The device that the UNet runs on."""
-        return self._choice.device
+        return self._models.unet.device
 
     @property
     def precision(self) -> str:
         """The arithmetic of the UNet: "fp32", "bf16" or "fp16"."""
-        return self._choice.precision
+        return self._models.unet.precision
 
     @property
     def batch_size(self) -> int:
@@ -286,71 +276,13 @@ class DPAdapter:
                 f"the adapter was {what} from within its own on_step. Call step.cancel(), and go on after generate."
             )
 
-    def _resolve(self, backend: str) -> dict[str, Choice]:
-        """What runs each component: all of them on one backend, where "auto" is the first that can.
-
-        Raises what ``backends.resolve`` raises.
-        """
-        if backend != "auto":
-            return self._all_on(backend)
-        first = backends.resolve(
-            self._engine, component="unet", device=self._device, precision=self._precision
-        ).backend  # raises with every reason where none runs even the UNet
-        reasons = []
-        for name in backends.AUTO[backends.AUTO.index(first) :]:
-            try:
-                return self._all_on(name)
-            except BackendUnavailableError as error:
-                reasons.append(str(error))
-            except PrecisionError as error:
-                if name == first:
-                    raise
-                reasons.append(str(error))
-        raise BackendUnavailableError(" ".join(reasons))
-
-    def _all_on(self, backend: str) -> dict[str, Choice]:
-        return {
-            component: backends.resolve(
-                self._engine, backend, component=component, device=self._device, precision=self._precision
-            )
-            for component in COMPONENTS
-        }
-
-    def _component(self, name: str) -> Component:
-        backend = self._backends.get(name)
-        if backend is None:
-            backend = self._backends[name] = backends.choose(
-                self._engine,
-                self._choice.backend,
-                component=name,
-                device=self._device,
-                precision=self._precision,
-                threads=self._threads,
-                cache=self._cache,
-            )
-        return backend.compute
-
-    def _signature(self, name: str) -> Signature:
-        """What a component takes: as it was loaded, and before that what the engine says."""
-        backend = self._backends.get(name)
-        return self._manifest.components[name] if backend is None else backend.signature
-
-    def _load(self, components: Sequence[str]) -> None:
-        """Load what is about to be used, all of it, so that nothing fails for that reason after minutes of steps."""
-        if self.backend != "fake":  # which loads no weights
-            missing = {c: self._choices[c] for c in components if c not in self._backends}
-            on_cpu = {c: choice.precision for c, choice in missing.items() if choice.device.lower() == "cpu"}
-            require_memory(self._engine, on_cpu)
-        for component in components:
-            self._component(component)
-
     def _stamp(self, pictures: Sequence[Image.Image], request: Request, opened: tuple[Opened, ...]) -> None:
         made_with = {
             "engine": {"id": self._engine.id, "name": self._manifest.name},
             "backend": self.backend,
             "device": self.device,
             "precision": self.precision,
-            "description": self._backends["unet"].description,
+            "description": self._models.description("unet"),
             "versions": versions(),
         }
         for number, picture in enumerate(pictures):

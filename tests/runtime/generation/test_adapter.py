@@ -38,8 +38,8 @@ from declip_runtime.errors import (
     ScorerStateError,
     UsageError,
 )
-from declip_runtime.generation import adapter as adapter_module
 from declip_runtime.generation import memory
+from declip_runtime.generation import models as models_module
 from declip_runtime.generation.adapter import DPAdapter
 from declip_runtime.generation.progress import Step
 from declip_runtime.generator_manifest import TextInput
@@ -223,7 +223,7 @@ def refuse_models(monkeypatch: pytest.MonkeyPatch) -> None:
     def choose(*_: Any, **__: Any) -> None:
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(adapter_module.backends, "choose", choose)
+    monkeypatch.setattr(backends, "choose", choose)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
@@ -498,7 +498,8 @@ def test_models_that_do_not_fit_into_memory_are_not_loaded(
     refuse_models(monkeypatch)
     adapter = DPAdapter(engine.path, backend="fake")
     # As if it were a backend that loads weights. The fake one is all that runs everywhere.
-    monkeypatch.setattr(DPAdapter, "backend", property(lambda _: "openvino"))
+    real = property(lambda models: replace(models._choices["unet"], backend="openvino"))
+    monkeypatch.setattr(models_module.Models, "unet", real)
     for free, images in ((67_999, None), (79_999, picture(1))):
         monkeypatch.setattr(memory, "available_memory", lambda _, free=free: free)
         with pytest.raises(DeviceMemoryError, match=r"unet 0\.0 GB.* are free\. Close other programs"):

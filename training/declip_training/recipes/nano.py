@@ -43,7 +43,8 @@ from declip_training.model.declip import DeCLIP
 from declip_training.model.imagenet_start import LITE0, standardise, start_from_imagenet
 from declip_training.model.nano_tower import NanoTower
 from declip_training.model.projector import Projector
-from declip_training.model.prompts import PromptSet, ScorePrompts, encode_texts
+from declip_training.model.prompts import PromptSet, ScorePrompts
+from declip_training.model.text_encoding import encode_texts
 from declip_training.model.tower import Tokenizer, load_clip
 from declip_training.objective import context_loss
 from declip_training.pixels import to_input

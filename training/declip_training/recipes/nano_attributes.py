@@ -20,7 +20,8 @@ from declip_training.attributes import ChangeLadders, attribute_loss, selectivit
 from declip_training.coop import CoopConfig, learn_context
 from declip_training.data.attributes import ATTRIBUTES, CHANGES, MEASURED, Attribute, measure
 from declip_training.data.distortions import Pixels, ladder
-from declip_training.model.prompts import ScorePrompts, encode_texts
+from declip_training.model.prompts import ScorePrompts
+from declip_training.model.text_encoding import encode_texts
 from declip_training.model.tower import Tokenizer
 
 SELECTIVE = 0.95
