@@ -20,7 +20,7 @@ Filter = Literal["bicubic", "bilinear"]
 _ONE = 1 << 22
 """The weight 1."""
 
-_ALWAYS_ROWS = int(PIL.__version__.split(".")[0]) < 13
+_PILLOW = tuple(int(part) for part in PIL.__version__.split(".")[:2])
 
 _SHARPNESS = -0.5  # Pillow's parameter of the bicubic filter
 
@@ -67,11 +67,14 @@ class Axis:
 
 
 def rows_first(across: Axis, down: Axis) -> bool:
-    """Whether rows are resized before columns: else where that is much more work, as in Pillow from version 13 on.
+    """Whether rows are resized before columns: where that is much more work, Pillow from version 13 on does not.
 
-    Older ones always begin with rows.
+    12.2 and its followers do not in pictures more than a hundred times as high as wide that become lower; older ones
+    always do.
     """
-    return _ALWAYS_ROWS or not down.shrinks_by > max(0, 2 * across.shrinks_by)
+    if _PILLOW >= (13, 0):
+        return not down.shrinks_by > max(0, 2 * across.shrinks_by)
+    return not (_PILLOW >= (12, 2) and down.length > 100 * across.length and down.shrinks_by > 0)
 
 
 @lru_cache(maxsize=256)  # the photos of one camera have one size
