@@ -167,7 +167,8 @@ def relabel(
             say(f"the last line of {journal_path} was cut off; one reply is asked for again")
         if held := sum(len(replies) for replies in journal.replies.values()):
             say(f"{_replies(held)} in {journal_path} from before")
-        journal.replies, replaced = present(candidates, journal.replies)
+        with advancing("looking for replaced images", len(journal.replies)) as advance:
+            journal.replies, replaced = present(candidates, journal.replies, advance)
         if replaced:
             say(f"{count(replaced, 'image')} replaced since they were described; they are asked about again")
         candidates = first_or_settled(candidates, first, journal.replies, judging, attempts)

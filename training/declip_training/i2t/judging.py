@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from declip_runtime.errors import ImageNotFoundError
@@ -26,10 +26,12 @@ def judge_replies(judge: Judge, replies: Iterable[Reply]) -> tuple[Descriptions 
 
 
 def present(
-    candidates: Iterable[Candidate], replies: Mapping[str, Sequence[Reply]]
+    candidates: Iterable[Candidate],
+    replies: Mapping[str, Sequence[Reply]],
+    advance: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, list[Reply]], int]:
     """Replies by candidate, but for those to an image file that was replaced since; and how many candidates have lost
-    all of theirs so. Where there is no file, nothing is known, and they stay.
+    all of theirs so. Where there is no file, nothing is known, and they stay. ``advance`` is called after each image.
     """
     kept: dict[str, list[Reply]] = {}
     lost = 0
@@ -38,10 +40,10 @@ def present(
             try:
                 seen = file_sha256(Path(candidate.image))
             except ImageNotFoundError:
-                kept[candidate.id] = list(held)
-                continue
-            kept[candidate.id] = [reply for reply in held if reply.image_sha256 == seen]
+                seen = None
+            kept[candidate.id] = [reply for reply in held if seen is None or reply.image_sha256 == seen]
             lost += not kept[candidate.id]
+            advance()
     return kept, lost
 
 
