@@ -164,6 +164,7 @@ def test_a_run_does_not_go_on_with_other_records_held_out(
 @pytest.mark.parametrize(("cores", "shares"), [(2, [1, 1]), (3, [1, 2]), (4, [2, 2])])
 def test_each_side_has_its_share_of_the_cores(cores: int, shares: list[int]) -> None:
     before = torch.get_num_threads()
+    torch.set_num_threads(cores)  # a run before may have started these threads, and the main one have another number
     try:
         together = threading.Barrier(2)
 
