@@ -17,7 +17,7 @@ from declip_training.data.batches import BatchShape
 from declip_training.pretrain import PretrainConfig
 from declip_training.projectors import ProjectorConfig
 from declip_training.recipes import nano, nano_attributes, nano_data, nano_features, nano_settings, nano_validation
-from declip_training.refit import RefitConfig
+from declip_training.refit import RefitConfig, ReorderConfig
 
 SIDE, SMALLER = 64, 48
 RATED = 180  # of each of the three subsets, a tenth of which chooses
@@ -92,6 +92,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     for module in (nano, nano_features):
         monkeypatch.setattr(module, "BANK_PLAN", [(10**6 + i, SMALLER) for i in range(8)])
     monkeypatch.setattr(nano, "RefitConfig", partial(RefitConfig, steps=10, rated=32, check_every=10))
+    monkeypatch.setattr(nano, "ReorderConfig", partial(ReorderConfig, steps=10, merged=2, rated=32, check_every=10))
     monkeypatch.setattr(nano, "ProjectorConfig", partial(ProjectorConfig, steps=20, check_every=20))
     monkeypatch.setattr(nano, "CoopConfig", partial(CoopConfig, steps=2))
     monkeypatch.setattr(nano_attributes, "COOP", CoopConfig(tokens=24, steps=2))

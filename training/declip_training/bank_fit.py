@@ -41,7 +41,7 @@ def fit_on_bank(
     bank: Sequence[FeatureBatch],
     losses: Losses,
     config: BankConfig,
-    evaluate: Callable[[nn.Module], dict[str, float]],
+    evaluate: Callable[[Module], dict[str, float]],
     log: Callable[[dict[str, float]], None],
 ) -> Module:
     """Train ``parameters``; a copy of ``chosen`` from the step at which ``evaluate(chosen)["choice"]`` was best.

@@ -54,16 +54,16 @@ class PerceptualObjective:
         words = len(ATTRIBUTE_WORDS)
         texts = self._encode_text([*levels, *antonyms, *ATTRIBUTE_WORDS, *sentences])
         level_texts, pair, distortion_texts = texts[:5], texts[5:7], texts[7 + words :]
-        axes = _axes(texts[7 : 7 + words])
+        axes = directions(texts[7 : 7 + words])
 
         mos = torch.from_numpy(labels.mos).to(rated.device)
         logit = antonym_logit(rated, pair, scale)
         score = torch.sigmoid(logit)
         level_logits = scale * rated @ level_texts.T
         expected = _expected(level_logits)
-        within = _within(score, mos, labels.subset)
+        within = within_subsets(score, mos, labels.subset)
 
-        falling, severities = _worsening(ladders, labels)
+        falling, severities = worsening(ladders, labels)
         ladder_logit = antonym_logit(falling, pair, scale)
         ladder_expected = torch.logit(_expected(falling @ level_texts.T * scale), eps=1e-4)
         return {
@@ -90,7 +90,7 @@ class RefiningObjective:
 
     def __init__(self, encode_text: Callable[[Sequence[str]], Tensor], seed: int) -> None:
         self._encode_text, self._seed = encode_text, seed
-        self._pair, self._axes = encode_text(ANTONYMS[0]), _axes(encode_text(ATTRIBUTE_WORDS))
+        self._pair, self._axes = encode_text(ANTONYMS[0]), directions(encode_text(ATTRIBUTE_WORDS))
 
     def __call__(
         self, tower: Tensor, projected: Tensor, labels: BatchLabels, scale: Tensor, step: int
@@ -98,7 +98,7 @@ class RefiningObjective:
         """Named losses for a batch's normalised embeddings [N, D], of the tower and projected."""
         before, _, _ = split_images(tower, labels)
         rated, ladders, captioned = split_images(projected, labels)
-        falling, severities = _worsening(ladders, labels)
+        falling, severities = worsening(ladders, labels)
         kept = antonym_logit(rated, self._pair, scale), antonym_logit(before, self._pair, scale)
         axes = scale * projected @ self._axes, scale * tower @ self._axes
         sentences, index = distortion_sentences(np.random.default_rng((self._seed, step, 1)))
@@ -132,8 +132,8 @@ def context_loss(
             rated, ladders, _ = split_images(embedded[chosen], labels)
             mos = torch.from_numpy(labels.mos)
             score = torch.sigmoid(antonym_logit(rated, pairs[0], scale))
-            within = _within(score, mos, labels.subset)
-            falling, severities = _worsening(ladders, labels)
+            within = within_subsets(score, mos, labels.subset)
+            falling, severities = worsening(ladders, labels)
             fall = ladder_loss(antonym_logit(falling, pairs[0], scale), severities)
             parts.append(4 * F.mse_loss(score, mos) + within + plcc_loss(score, mos) + 3 * fall)
         return torch.stack(parts).mean()
@@ -170,7 +170,7 @@ def _measured(logits: Tensor, measured: Tensor) -> Tensor:
     return torch.stack([plcc_loss(logits[:, names.index(n)], measured[:, i]) for i, n in enumerate(MEASURED)]).mean()
 
 
-def _within(scores: Tensor, mos: Tensor, subset: npt.NDArray[np.int64]) -> Tensor:
+def within_subsets(scores: Tensor, mos: Tensor, subset: npt.NDArray[np.int64]) -> Tensor:
     """Mean over the subsets of ``plcc_loss`` in each."""
     members = [torch.from_numpy(np.flatnonzero(subset == k)).to(scores.device) for k in np.unique(subset)]
     return torch.stack([plcc_loss(scores[rows], mos[rows]) for rows in members]).mean()
@@ -184,12 +184,12 @@ def _expected(level_logits: Tensor) -> Tensor:
     return (level_logits.float().softmax(-1) * levels).sum(-1)
 
 
-def _axes(words: Tensor) -> Tensor:
+def directions(words: Tensor) -> Tensor:
     """Directions [D, A] of ATTRIBUTES from their embedded words [2 A, D]."""
     return (words[0::2] - words[1::2]).T
 
 
-def _worsening(ladders: Tensor, labels: BatchLabels) -> tuple[Tensor, Tensor]:
+def worsening(ladders: Tensor, labels: BatchLabels) -> tuple[Tensor, Tensor]:
     """Of ladders [T * R, D] those of distortions, [W, R, D], and their severities [W, R]."""
     worse = [i for i, kind in enumerate(labels.kinds) if kind in DISTORTIONS]
     severities = torch.from_numpy(labels.severities[worse]).to(ladders.device)

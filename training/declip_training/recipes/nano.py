@@ -69,7 +69,7 @@ from declip_training.recipes.nano_settings import (
 )
 from declip_training.recipes.nano_teacher import TEACHERS, taught
 from declip_training.recipes.nano_validation import ValidationFeatures, ValidationSplit
-from declip_training.refit import RatedFeatures, RefitConfig, refit
+from declip_training.refit import RatedFeatures, RefitConfig, ReorderConfig, refit, reorder
 
 PRETRAINED, TOWER = "pretrained.safetensors", "clip.safetensors"
 MODEL_CONFIG = Path(__file__).with_name("declip-nano.json")
@@ -176,20 +176,29 @@ class Nano:
         scale: float,
         folder: Path,
     ) -> nn.Module:
-        """The tower's last layer, refitted and put in its place; ``clip`` is then kept as all that follows sees it."""
-        path = folder / "head.safetensors"
+        """The tower's last layer, fitted twice more and put in its place.
+
+        ``clip`` is then kept as all that follows sees it.
+        """
         head: nn.Module = clip.visual.head  # type: ignore[assignment,union-attr]
-        if not path.is_file():
-            pair = encode_texts(clip, tokenizer, ANTONYMS[0])
+        pair, encode = encode_texts(clip, tokenizer, ANTONYMS[0]), self._encode(clip, tokenizer)
 
-            def evaluate(fitted: nn.Module) -> dict[str, float]:
-                return self.validation.agreement(fitted, found.validation, pair)
+        def evaluate(fitted: nn.Module) -> dict[str, float]:
+            return self.validation.agreement(fitted, found.validation, pair)
 
-            encode = self._encode(clip, tokenizer)
-            fitted = refit(head, photos, found.bank, encode, scale, RefitConfig(), evaluate, self._log("refit"))
-            with replacing(path) as partial:
-                save_file(fitted.state_dict(), partial)
-        head.load_state_dict(load_file(path))
+        def fit(name: str) -> nn.Module:
+            given = head, photos, found.bank, encode, scale
+            if name == "refit":
+                return refit(*given, RefitConfig(), evaluate, self._log(name))
+            return reorder(*given, ReorderConfig(), evaluate, self._log(name))
+
+        for name in ("refit", "reorder"):
+            path = folder / f"{name}.safetensors"
+            if not path.is_file():
+                fitted = fit(name)
+                with replacing(path) as partial:
+                    save_file(fitted.state_dict(), partial)
+            head.load_state_dict(load_file(path))
         with replacing(self.out / TOWER) as partial:
             save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, partial)
         return head
@@ -203,7 +212,9 @@ class Nano:
         path: Path,
     ) -> ProjectorCheckpoint:
         """Projectors on I&2T-style pairs, chosen on validation with the paper's antonyms."""
-        if not path.is_file():
+        visual: nn.Module = clip.visual  # type: ignore[assignment]
+        tower = tower_sha256(visual)
+        if not path.is_file() or load_projectors(path).tower_sha256 != tower:
             pair = encode_texts(clip, tokenizer, ANTONYMS[0])
 
             def evaluate(perceptual: nn.Module) -> dict[str, float]:
@@ -213,10 +224,7 @@ class Nano:
             perceptual, semantic = train_projectors(
                 seen.bank, encode, scale, ProjectorConfig(), evaluate, self._log("projectors")
             )
-            visual: nn.Module = clip.visual  # type: ignore[assignment]
-            made = ProjectorCheckpoint(
-                "declip-nano", TOWER, tower_sha256(visual), perceptual, semantic, probe=tower_probe(visual)
-            )
+            made = ProjectorCheckpoint("declip-nano", TOWER, tower, perceptual, semantic, probe=tower_probe(visual))
             save_projectors(path, made)
         return load_projectors(path)
 
