@@ -92,7 +92,9 @@ def shrink(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     for module in (nano, nano_features):
         monkeypatch.setattr(module, "BANK_PLAN", [(10**6 + i, SMALLER) for i in range(8)])
     monkeypatch.setattr(nano, "RefitConfig", partial(RefitConfig, steps=10, rated=32, check_every=10))
-    monkeypatch.setattr(nano, "ReorderConfig", partial(ReorderConfig, steps=10, merged=2, rated=32, check_every=10))
+    monkeypatch.setattr(
+        nano, "ReorderConfig", partial(ReorderConfig, steps=10, merged=2, lr=3e-4, rated=32, check_every=10)
+    )
     monkeypatch.setattr(nano, "ProjectorConfig", partial(ProjectorConfig, steps=20, check_every=20))
     monkeypatch.setattr(nano, "CoopConfig", partial(CoopConfig, steps=2))
     monkeypatch.setattr(nano_attributes, "COOP", CoopConfig(tokens=24, steps=2))
