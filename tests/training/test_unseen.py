@@ -20,13 +20,9 @@ from declip_training.evaluation.fresh import (
     corner_softness,
     dust,
     flare,
-    light_leak,
     overdone_clarity,
     reflection,
-    rolling_shutter,
     seams,
-    solarisation,
-    vignetting,
 )
 from declip_training.evaluation.ladders import LADDERS, Pixels, climb, judge, to_linear
 from declip_training.evaluation.unseen import (
@@ -39,9 +35,13 @@ from declip_training.evaluation.unseen import (
     drops,
     ghosting,
     halftone,
+    light_leak,
     lost_blocks,
     pixelation,
+    rolling_shutter,
     scratches,
+    solarisation,
+    vignetting,
     webp,
     wrong_mosaic,
 )

@@ -21,7 +21,7 @@ from scipy import ndimage
 from declip_runtime.errors import TrainingError
 
 from .attribute_ladders import from_oklab, to_oklab
-from .ladders import Pixels, Rung, rungs, to_linear, to_pixels, to_srgb
+from .ladders import Pixels, Rung, centred, rungs, to_linear, to_pixels, to_srgb
 
 
 def dead_pixels(pixels: Pixels, strength: float) -> Pixels:
@@ -170,6 +170,36 @@ def wrong_mosaic(pixels: Pixels, strength: float) -> Pixels:
     return to_pixels((1 - strength) * pixels + strength * developed)
 
 
+def vignetting(pixels: Pixels, strength: float) -> Pixels:
+    """Light lost towards the corners, by ``strength`` of 1 there, with the square of the distance from the middle."""
+    rows, columns = centred(pixels)
+    return to_srgb(to_linear(pixels) * (1 - strength * (rows**2 + columns**2) / 2)[..., None])
+
+
+def light_leak(pixels: Pixels, strength: float) -> Pixels:
+    """Stray light from the right: orange, added to linear light, ``strength`` of white at the edge."""
+    _, columns = centred(pixels)
+    glow = strength * np.exp(3 * (columns - 1))
+    return to_srgb(to_linear(pixels) + glow[..., None] * np.array([1.0, 0.45, 0.15]))
+
+
+def rolling_shutter(pixels: Pixels, strength: float) -> Pixels:
+    """Rows read while the camera trembles: displaced by up to ``strength`` pixels along six waves a photo."""
+    height, width = pixels.shape[:2]
+    waves = np.sin(12 * np.pi * np.arange(height) / height)
+    where = np.clip(np.arange(width) + strength * waves[:, None], 0, width - 1)
+    left = np.floor(where).astype(int)
+    share = (where - left)[..., None]
+    rows = np.arange(height)[:, None]
+    return to_pixels((1 - share) * pixels[rows, left] + share * pixels[rows, np.minimum(left + 1, width - 1)])
+
+
+def solarisation(pixels: Pixels, strength: float) -> Pixels:
+    """Values above the middle turned over, as film does that saw light while developing; weighted ``strength`` of 1."""
+    turned = np.where(pixels > 127, 255 - pixels, pixels)
+    return to_pixels((1 - strength) * pixels + strength * turned)
+
+
 UNSEEN: Mapping[str, Sequence[Rung]] = {
     "dead pixels": rungs(dead_pixels, 0.0005, 0.002, 0.006, 0.018, 0.05),
     "WebP": rungs(webp, 50, 30, 15, 6, 0),
@@ -187,7 +217,12 @@ UNSEEN: Mapping[str, Sequence[Rung]] = {
     "halftone": rungs(halftone, 0.06, 0.2, 0.45, 0.7, 1.0),
     "drops": rungs(drops, 2, 6, 14, 30, 60),
     "wrong mosaic": rungs(wrong_mosaic, 0.12, 0.3, 0.5, 0.75, 1.0),
+    "vignetting": rungs(vignetting, 0.25, 0.45, 0.65, 0.82, 0.97),
+    "light leak": rungs(light_leak, 0.08, 0.2, 0.45, 0.9, 1.8),
+    "rolling shutter": rungs(rolling_shutter, 1.0, 2.5, 5.0, 9.0, 16.0),
+    "solarisation": rungs(solarisation, 0.1, 0.25, 0.45, 0.7, 1.0),
 }
 """Five rungs of each kind, from just visible to severe. They are not free of our choices: what engines made of them was
-known when training got the faults of hand and signal (the first eight) and accidents (the first twelve), and when
-accidents were given smaller extents, because of scratches (all)."""
+known when training got the faults of hand and signal (the first eight) and accidents (the first twelve), when
+accidents were given smaller extents, because of scratches (the first sixteen), and when the tower's last layer was
+fitted by order (all)."""

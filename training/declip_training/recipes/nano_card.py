@@ -26,7 +26,7 @@ def model_card(
     unseen = [f"{name} {value:.3f}" for name, value in judgement.unseen.items()]
     fresh = [f"{name} {value:.3f}" for name, value in judgement.fresh.items()]
     camera = judgement.camera.all
-    numbers: dict[str, Any] = {k: f"{float(judged[k]):.3f}" for k in ("ss01", "ss02", "ss03", "mean", "pooled")}
+    numbers: dict[str, Any] = {k: judged[k] for k in ("ss01", "ss02", "ss03", "mean", "pooled")}
     counts = {k: f"{int(judged[k]):,}" for k in ("n", "n_unique", "n_ladder_photos")}
     template = resources.files(__package__).joinpath("nano_card.md").read_text(encoding="utf-8")
     return template.format(
