@@ -85,5 +85,5 @@ FRESH: Mapping[str, Sequence[Rung]] = {
     "flare": rungs(flare, 0.03, 0.08, 0.18, 0.36, 0.7),
     "overdone clarity": rungs(overdone_clarity, 0.5, 1.0, 1.8, 3.0, 5.0),
 }
-"""Six kinds, written on the evening of 27 November 2026, when the tower that is bundled since had been trained. Four more
-had been here, until a last layer was taken that they had been looked at for: they are in ``unseen`` now."""
+"""Six kinds, written on the evening of 27 November 2026, when the tower that is bundled since had been trained. Four
+more had been here, until a last layer was taken that they had been looked at for: they are in ``unseen`` now."""
