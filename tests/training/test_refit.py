@@ -105,6 +105,7 @@ def test_order_within_the_subsets_is_learned_in_one_direction_that_leaves_attrib
     assert world.falls(world.head) == 0
     features, subset = world.photos.features, torch.from_numpy(world.photos.subset).float()
     features[:, 2] = subset
+    features[:, 3] = 2 + 1e-4 * features[:, 0]  # tempting, and lost in half precision
     mos = (0.3 * world.photos.mos + 0.3 * subset.numpy()).astype(np.float32)
     photos = RatedFeatures(features, mos, world.photos.subset, world.photos.measured)
     log: list[dict[str, float]] = []
@@ -126,6 +127,8 @@ def test_order_within_the_subsets_is_learned_in_one_direction_that_leaves_attrib
     assert (change @ features.mean(0)).abs().max() < 1e-4 * values[0]
     weights = change.abs().sum(0) * features.std(0)
     assert weights[2] < 0.2 * weights[0]
+    halved = (features.half().float() @ change.half().float().T) / (features @ change.T).std()
+    assert (halved - features @ change.T / (features @ change.T).std()).abs().max() < 0.02
 
     again = reorder(world.head, photos, world.bank, encode, 10.0, REORDER, evaluate, lambda _: None)
     assert torch.equal(again.state_dict()["weight"], fitted.state_dict()["weight"])

@@ -97,7 +97,7 @@ class ReorderConfig(BankConfig):
     seed: int = 14
     rated: int = 512
     dropped: float = 0.3
-    kept: float = 0.03
+    kept: float = 0.1
 
 
 def reorder(
@@ -146,15 +146,17 @@ def reorder(
 class _Leaning(nn.Module):
     """A linear ``head`` plus a weighted sum of ``features`` along one ``direction`` [D] of unit length.
 
-    The sum is of features of mean 0 and equal spread; one of 1 moves a logit at ``scale`` by about 1. Its weights are
-    such that what the means would add is 0, as a head without a bias has no place for it.
+    The sum is of features of mean 0 and equal spread; one of 1 moves a logit at ``scale`` by about 1. Those that hardly
+    vary stay so: made equal, they would bring weights that no half precision bears. Its weights are such that what the
+    means would add is 0, as a head without a bias has no place for it.
     """
 
     def __init__(self, head: nn.Module, direction: Tensor, features: Tensor, scale: float, dropped: float) -> None:
         super().__init__()
         self.head = copy.deepcopy(head).eval().requires_grad_(False)
         self.direction = direction * head(features).norm(dim=-1).mean() / scale
-        self.mean, self.spread = features.mean(dim=0), features.std(dim=0) + 1e-3
+        spread = features.std(dim=0)
+        self.mean, self.spread = features.mean(dim=0), spread.clamp(min=float(spread.median()) / 4)
         self.free = nn.Parameter(torch.zeros(features.shape[1]))
         self.drop = nn.Dropout(dropped)
 
