@@ -47,7 +47,7 @@ _OURS = {"messages", "model", "n", "stream"}
     default=120.0,
     show_default=True,
     metavar="S",
-    help="Seconds without a byte; ten times that for a whole reply.",
+    help="Seconds without a byte, that is for most servers until the whole reply is there.",
 )
 @click.option("--retries", type=click.IntRange(0), default=6, show_default=True, help="After failures of the endpoint.")
 @click.option(
@@ -65,6 +65,7 @@ _OURS = {"messages", "model", "n", "stream"}
     show_default=True,
     help="JSON schema, JSON mode, or nothing, for endpoints that know neither.",
 )
+@click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Limit of a reply.")
 @click.option("--extra", metavar="JSON", help="More for the request, as in '{\"temperature\": 0.2}'.")
 @judge_options
 @click.option("--journal", "journal_file", type=FILE, metavar="FILE", help="Default: OUTPUT as .journal.jsonl")
@@ -90,6 +91,7 @@ def relabel(
     retries: int,
     backoff: float,
     response_format: ResponseFormat,
+    max_tokens: int,
     extra: str | None,
     vocabulary: Path | None,
     limits: tuple[str, ...],
@@ -157,6 +159,7 @@ def relabel(
             retries=retries,
             backoff=backoff,
             response_format=response_format,
+            max_tokens=max_tokens,
             extra=_extra(extra),
         ),
         stop,

@@ -254,7 +254,7 @@ def test_what_always_breaks_is_set_aside_and_the_others_are_not(
         outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl", retries=2)
         assert server.asked["text 0"] == 3
         assert [(s.candidate.source_text, s.final) for s in outcome.set_aside] == [("text 0", False)]
-        assert outcome.set_aside[0].reason == "not answered: 500 Internal Server Error, 3 times"
+        assert outcome.set_aside[0].reason == "not answered: 500 Internal Server Error: told so by the test, 3 times"
         assert len(outcome.accepted) == 5
         server.script = lambda *_: Response()  # it is mended
         again, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
@@ -416,7 +416,7 @@ def test_failures_that_are_not_in_a_row_do_not_stop_it(
     assert (len(outcome.accepted), len(outcome.set_aside)) == (6, 6)
 
 
-@pytest.mark.parametrize("status", [401, 404])
+@pytest.mark.parametrize("status", [401, 402, 404])
 def test_a_wrong_key_or_model_ends_the_run_at_once(
     status: int, candidates: list[Candidate], judge: Judge, tmp_path: Path
 ) -> None:
@@ -517,7 +517,74 @@ def test_half_a_character_in_a_reply_does_not_end_the_asking(
 def test_a_reply_cut_off_at_the_token_limit_says_so(candidates: list[Candidate], judge: Judge, tmp_path: Path) -> None:
     with chat_server(lambda *_: Response('{"perceptual": "The im', finish="length")) as server:
         outcome, _ = run(candidates[:1], server, judge, tmp_path / "j.jsonl", RelabelOptions(attempts=1))
-    assert outcome.set_aside[0].reason == "no JSON object in the reply (cut off at the model's token limit)"
+    assert outcome.set_aside[0].reason == (
+        "no JSON object in the reply (cut off at its limit of tokens, which --max-tokens raises)"
+    )
+
+
+def test_a_limit_of_tokens_is_sent_by_the_name_that_the_server_knows(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    def script(text: str, before: int) -> Response:
+        if "max_tokens" in server.seen[-1].body:
+            return Response("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", status=400)
+        return Response()
+
+    one = RelabelOptions(workers=1)
+    with chat_server() as server:
+        run(candidates, server, judge, tmp_path / "a.jsonl", one)
+        assert {seen.body["max_tokens"] for seen in server.seen} == {1024}
+    with chat_server() as server:
+        run(candidates, server, judge, tmp_path / "b.jsonl", one, extra={"max_completion_tokens": 7})
+        assert [(s.body["max_completion_tokens"], "max_tokens" in s.body) for s in server.seen] == [(7, False)] * 6
+    with chat_server() as server:
+        server.script = script
+        outcome, asker = run(candidates, server, judge, tmp_path / "c.jsonl", one, max_tokens=99)
+        assert (len(outcome.accepted), len(server.seen), len(asker.waits)) == (6, 7, 0)
+        assert server.seen[-1].body["max_completion_tokens"] == 99
+
+
+def thinking(field: str, thought: str, content: str | None) -> Response:
+    message = {"role": "assistant", "content": content, field: thought}
+    choice = {"index": 0, "message": message, "finish_reason": "length"}
+    whole = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    return Response(body=json.dumps(whole).encode())
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize("content", ["", None, " \n"])
+def test_a_model_that_only_thinks_is_asked_again_another_day(
+    field: str, content: str | None, candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    with chat_server(lambda *_: thinking(field, f"Perhaps {reply_text()}, or", content)) as server:
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
+        assert len(server.seen) == 6  # each once: the seventh would have been one too many
+    assert outcome.stopped is not None
+    assert "enable_thinking" in outcome.stopped
+    assert not outcome.asked
+    with chat_server() as server:  # with other options all are asked, as nothing was answered
+        again, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert (len(again.accepted), again.asked) == (6, 6)
+
+
+def test_an_answer_that_a_server_takes_for_a_thought_counts(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    with chat_server(lambda *_: thinking("reasoning_content", f"\n{reply_text()}\n", None)) as server:
+        outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
+    assert len(outcome.accepted) == 6
+
+
+def test_empty_replies_in_the_journal_of_an_older_version_are_no_attempts(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    sha256 = file_sha256(Path(candidates[0].image))
+    empty = {"id": candidates[0].id, "text": "", "finish": "length", "image_sha256": sha256}
+    lines = [{"journal": 1, **SETTINGS}, *[{**empty, "tokens_in": 0, "tokens_out": 9, "seconds": 1.0}] * 3]
+    (tmp_path / "j.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with chat_server() as server:
+        outcome, _ = run(candidates[:1], server, judge, tmp_path / "j.jsonl")
+    assert len(outcome.accepted) == 1
 
 
 def test_an_image_that_cannot_be_opened_costs_nothing(

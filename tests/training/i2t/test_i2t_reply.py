@@ -40,6 +40,8 @@ def test_exactly_one_object_is_found_in_prose(reply: str) -> None:
     ("reply", "reason"),
     [
         ("", "no JSON object"),
+        (f"<think>Let me draft: {OBJECT} Hmm, there is no dog, so", "ends in the middle of a thought"),
+        (f"<think>No.</think><think>Perhaps {OBJECT}", "ends in the middle of a thought"),
         ("null", "no JSON object"),
         ('"perceptual"', "no JSON object"),
         (OBJECT[:-1], "no JSON object"),

@@ -48,6 +48,25 @@ def test_aesmmit(tmp_path: Path, images: Path) -> None:
     assert not tally
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("baid_95698.jpg", "Art"),
+        ("artemis_pierre-auguste-renoir_girl-1890.jpg", "Art"),
+        ("para_iaa_pub22358_.jpg", "Natural"),
+        ("TAD66K_2213.jpg", "Natural"),
+        ("sd1.5_lowstep_158.jpg", "AIGC"),
+        ("maxlight_2.jpg", "unknown"),
+        ("separa_2.jpg", "unknown"),
+    ],
+)
+def test_types_of_aesmmit_stand_in_its_names(name: str, kind: str, tmp_path: Path, images: Path) -> None:
+    save_image(images / name, 1)
+    (tmp_path / "AesMMIT.json").write_text(json.dumps([conversation(name, "The light is soft.")]))
+    found, _ = read(Source("aesexpert", tmp_path / "AesMMIT.json", images))
+    assert [d.type for d in found] == [kind]
+
+
 def test_q_instruct(tmp_path: Path, images: Path) -> None:
     names = ["spaq_koniq/d.jpg", "livefb_liveitw_aigc/AttnGAN_normal_000.jpg", "livefb_liveitw_aigc/1.jpg"]
     (tmp_path / "cleaned_labels.json").write_text(json.dumps([conversation(n, "Blurry.") for n in names]))
@@ -86,6 +105,59 @@ def test_dpc2022(content: dict[str, Any], tmp_path: Path, images: Path) -> None:
         ("AVA-Comments", "12.jpg", "Natural", "Soft focus."),
     ]
     assert tally.counts == {"missing image": 1, "file without comments": 1, "unreadable file": 1}
+
+
+def test_ava_comments_full(tmp_path: Path, images: Path) -> None:
+    """The form that V-Sense's script reads: a line an image, parted by #; the second is the ID."""
+    lines = ["0#12#Nice light. # Soft focus.#\n", "1#13#Not there.\n", "2#12##\n", "\n", "3#x#No ID.\n", "4#12\n"]
+    (tmp_path / "AVA_Comments_Full.txt").write_text("".join(lines), encoding="utf-8")
+    found, tally = read(Source("ava-comments", tmp_path / "AVA_Comments_Full.txt", images))
+    assert [(d.source, d.name, d.type, d.text) for d in found] == [
+        ("AVA-Comments", "12.jpg", "Natural", "Nice light."),
+        ("AVA-Comments", "12.jpg", "Natural", "Soft focus."),
+    ]
+    assert tally.counts == {"missing image": 1, "image without comments": 2, "line without an image's number": 2}
+
+
+@pytest.mark.parametrize("first", ["images", "dataset"])
+def test_clean_ava_full_comments(first: str, tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What that script writes, keys in any order, read in pieces."""
+    sentences = [
+        {"raw": " Nice light. ", "clean": "nice light", "tokens": ["nice"]},
+        {"raw": ""},
+        {"raw": "Soft focus."},
+    ]
+    entries = [
+        {"filename": "12.jpg", "imgid": 12, "split": "train", "sentences": sentences},
+        {"filename": "13.jpg", "sentences": [{"raw": "Not there."}]},
+        {"filename": "12.jpg", "sentences": []},
+        {"imgid": 3, "sentences": sentences},
+    ]
+    content = {"images": entries, "dataset": "AVA"}
+    ordered = {key: content[key] for key in sorted(content, key=lambda key: key != first)}
+    (tmp_path / "CLEAN_AVA_FULL_COMMENTS.json").write_text(json.dumps(ordered))
+    monkeypatch.setattr(json_stream, "_CHUNK", 40)
+    found, tally = read(Source("ava-comments", tmp_path / "CLEAN_AVA_FULL_COMMENTS.json", images))
+    assert [(d.name, d.text) for d in found] == [("12.jpg", "Nice light."), ("12.jpg", "Soft focus.")]
+    assert tally.counts == {"missing image": 1, "image without comments": 1, "entry without an image": 1}
+
+
+def test_data_in_place_of_paths_and_texts_is_called_that(tmp_path: Path, images: Path) -> None:
+    rows = [
+        {"image": {"bytes": "x", "path": "a.jpg"}, "text": "Soft light."},
+        {"image": "a.jpg", "text": ["Soft light.", "Sharp."]},
+        {"image": "a.jpg", "text": None},
+        {"image": " ", "text": "Soft light."},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, tally = read(Source("table", tmp_path / "t.jsonl", images))
+    assert not found
+    assert tally.counts == {
+        "row whose image is no path but data": 1, "row whose text is no text but data": 1, "empty text": 1,
+        "row without an image": 1,
+    }  # fmt: skip
+    (tmp_path / "q.json").write_text(json.dumps([conversation(["a.jpg", "12.jpg"], "Soft light.")]))
+    assert read(Source("q-instruct", tmp_path / "q.json", images))[1].counts == {"entry with a list of images": 1}
 
 
 def test_comments_that_are_no_text_are_counted(tmp_path: Path, images: Path) -> None:
@@ -238,7 +310,8 @@ def test_types_can_be_told(tmp_path: Path, images: Path) -> None:
         (("q-bench", "q.json", "images"), "there is no source format 'q-bench'. Use one of: aesexpert"),
         (("q-instruct", "none.json", "images"), "none.json does not exist"),
         (("q-instruct", "q.json", "none"), "none is no folder"),
-        (("ava-comments", "q.json", "images"), "q.json is no folder"),
+        (("ava-comments", "q.csv", "images"), "q.csv is none of AVA's files of comments. Give DPC2022's folder"),
+        (("ava-comments", "12.json", "images"), "12.json is not a JSON list"),
         (("ava-comments", "images", "images"), "holds no .json files"),
         (("q-instruct", "images", "images"), "cannot be read"),
         (("table", "q.json", "images"), "is not a table"),
@@ -247,7 +320,9 @@ def test_types_can_be_told(tmp_path: Path, images: Path) -> None:
 def test_a_source_that_cannot_be_read_says_why(
     source: tuple[str, str, str], message: str, tmp_path: Path, images: Path
 ) -> None:
-    (tmp_path / "q.json").write_text("[]")
+    for name in ("q.json", "q.csv"):
+        (tmp_path / name).write_text("[]")
+    (tmp_path / "12.json").write_text('{"ID": "12", "raw_comments": ["One of many."]}')
     with pytest.raises(TrainingError, match=message):
         read(Source(source[0], tmp_path / source[1], tmp_path / source[2]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import threading
@@ -38,8 +39,18 @@ _TIMEOUTS_A_REQUEST = 10
 _RETRIED = (408, 409, 425)
 _LAST_PORT = 65535
 _TOLD = 20.0  # seconds of waiting that a person would wonder at
+_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
+"""Every server knows the first, but OpenAI's own for its newer models, which says so and knows the second."""
+_THOUGHTS = ("reasoning_content", "reasoning")
 _RATE_LIMITS = 100
 """How many of them one request stands: other workers may be served in its place, so they are no failures of it."""
+
+
+_EMPTY = (
+    "the reply is empty: a model that thinks may have used up its tokens for that. Let it not think, with "
+    """--extra '{"chat_template_kwargs": {"enable_thinking": false}}' (vLLM, llama.cpp) or """
+    """--extra '{"reasoning_effort": "none"}' (Ollama), or give it more with --max-tokens"""
+)
 
 
 class EndpointError(TrainingError):
@@ -76,7 +87,8 @@ class EndpointOptions:
     ``key`` None sends a placeholder, as local servers expect. ``timeout`` is seconds without a byte from the server;
     what has not ended after ten times that is given up, too. A request is tried 1 + ``retries`` times, rate limits not
     counted, with pauses of ``backoff`` seconds that double up to ``longest_backoff``, or as long as the server says.
-    ``extra`` is merged into the request's body (temperature, max_tokens, ...).
+    A reply ends after ``max_tokens``, since some models go on for ever where a schema binds them. ``extra`` is merged
+    into the request's body (temperature, ...); a limit of tokens in it counts instead.
     """
 
     base_url: str
@@ -87,6 +99,7 @@ class EndpointOptions:
     backoff: float = 1.0
     longest_backoff: float = 60.0
     response_format: ResponseFormat = "schema"
+    max_tokens: int = 1024
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -106,6 +119,7 @@ class Endpoint:
         self._stop, self._say = stop, say
         self._lock = threading.Lock()
         self._open_again = self._told_until = 0.0
+        self._limit = _LIMIT
         self._client = _client(options)
         self._loop = _loop()
 
@@ -119,6 +133,8 @@ class Endpoint:
             self._wait_for_the_gate()
             reason, told = self._try(messages)
             if isinstance(told, Answer):
+                if not told.text.strip():
+                    raise UnansweredError(_EMPTY)
                 return told
             with self._lock:
                 self.waits[reason] += 1
@@ -153,9 +169,24 @@ class Endpoint:
         return (f"broken reply ({_complaint(completion)})", None) if answer is None else ("", answer)
 
     def _create(self, messages: list[dict[str, Any]]) -> Any:
+        import openai
+
+        limit = self._limit
+        try:
+            return self._send(messages, limit)
+        except openai.BadRequestError as error:
+            if limit == _NEW_LIMIT or _NEW_LIMIT not in _told(error):
+                raise
+            self._limit = _NEW_LIMIT
+            return self._send(messages, _NEW_LIMIT)
+
+    def _send(self, messages: list[dict[str, Any]], limit: str) -> Any:
         optional = {"response_format": _FORMATS[f]} if (f := self.options.response_format) in _FORMATS else {}
+        extra = dict(self.options.extra)
+        if not extra.keys() & {_LIMIT, _NEW_LIMIT}:
+            extra[limit] = self.options.max_tokens
         create: Any = self._client.chat.completions.create
-        asked = create(model=self.options.model, messages=messages, extra_body=dict(self.options.extra), **optional)
+        asked = create(model=self.options.model, messages=messages, extra_body=extra, **optional)
         return asyncio.run_coroutine_threadsafe(asyncio.wait_for(asked, self._longest), self._loop).result()
 
     @property
@@ -172,14 +203,15 @@ class Endpoint:
             ) from error
         reason = f"{status} {error.response.reason_phrase}".strip()
         told = _told(error)
-        if status in (401, 404) or (status == 429 and getattr(error, "code", None) == "insufficient_quota"):
+        if status in (401, 402, 404) or (status == 429 and getattr(error, "code", None) == "insufficient_quota"):
             raise EndpointError(
                 f"{self.options.base_url} answers {reason}: {told}. Check the address, the model "
                 f"{self.options.model!r}, the key, whose variable --key-variable names, and what its budget allows."
             ) from error
         if status != 429 and status < 500 and status not in _RETRIED:
             raise RefusedError(f"{reason}: {told}") from error
-        return reason, _retry_after(error.response.headers)
+        said = _message(error.body) if status >= 500 else ""  # llama.cpp says so that a model takes no images
+        return f"{reason}: {said}" if said else reason, _retry_after(error.response.headers)
 
     def _wait_for_the_gate(self) -> None:
         while True:
@@ -259,7 +291,7 @@ def _read(completion: Any, seconds: float) -> Answer | None:
     """The library does not check what servers send, so everything may be missing or of another type."""
     try:
         choice = completion.choices[0]
-        text = _text(choice.message.content) or getattr(choice.message, "refusal", None) or ""
+        text = _text(choice.message.content) or getattr(choice.message, "refusal", None) or _thought(choice.message)
         finish = choice.finish_reason
     except (AttributeError, LookupError, TypeError):
         return None
@@ -269,6 +301,18 @@ def _read(completion: Any, seconds: float) -> Answer | None:
     told = [getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
     tokens_in, tokens_out = (number if isinstance(number, int) else 0 for number in told)
     return Answer(text, finish if isinstance(finish, str) else "", tokens_in, tokens_out, round(seconds, 3))
+
+
+def _thought(message: Any) -> str:
+    """The one JSON object that some servers take for a thought, where there is no answer; nothing else is one."""
+    for name in _THOUGHTS:
+        thought = getattr(message, name, None)
+        try:
+            if isinstance(thought, str) and isinstance(json.loads(thought), dict):
+                return thought
+        except (ValueError, RecursionError):
+            continue
+    return ""
 
 
 def _text(content: Any) -> Any:

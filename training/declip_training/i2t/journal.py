@@ -168,7 +168,7 @@ def read_journal(path: Path) -> Written:
                     refused.add(row["id"])
                 elif not isinstance(row, dict) or any(not isinstance(row.get(k), t) for k, t in types.items()):
                     raise ValueError(f"it lacks one of {', '.join(types)}")
-                else:
+                elif row["text"].strip():  # older versions kept empty ones, which answer nothing
                     replies.append(Reply(**{name: row[name] for name in types}))
             except (ValueError, TypeError, RecursionError) as error:
                 raise TrainingError(

@@ -20,7 +20,7 @@ def judge_replies(judge: Judge, replies: Iterable[Reply]) -> tuple[Descriptions 
         try:
             return judge.accept(last.text), "", last
         except ReplyError as error:
-            limit = " (cut off at the model's token limit)" if last.finish == "length" else ""
+            limit = " (cut off at its limit of tokens, which --max-tokens raises)" if last.finish == "length" else ""
             reason = f"{error}{limit}"
     return None, reason, last
 

@@ -14,7 +14,7 @@ from .vocabulary import words
 KEYS = ("perceptual", "semantic")
 _DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _LONGEST_REPLY = 20_000
-_END_OF_THOUGHT = "</think>"  # where it begins is often in the prompt, not in the reply
+_THOUGHT, _END_OF_THOUGHT = "<think>", "</think>"  # where it begins is often in the prompt, not in the reply
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {key: {"type": "string"} for key in KEYS},
@@ -74,6 +74,8 @@ def parse(reply: str) -> Descriptions:
     hold drafts. Raises ReplyError where there is no object, more than one, or another schema.
     """
     answer = after_thought(reply)
+    if _THOUGHT in answer:
+        raise ReplyError("the reply ends in the middle of a thought")
     if len(answer) > _LONGEST_REPLY:
         raise ReplyError(f"the reply has {len(answer)} characters, more than {_LONGEST_REPLY}")
     objects = list(_objects(answer))

@@ -18,7 +18,9 @@ from .tables import read_table
 NATURAL, ART, AIGC, UNKNOWN = "Natural", "Art", "AIGC", "unknown"
 """Types of images in the paper's Table 1, and the one of an image whose type nothing tells."""
 
-_AGIQA_3K = re.compile(r"(AttnGAN|DALLE2|glide|midjourney|sd1\.5|xl)[^/]*_\d+\.\w+$")
+_AGIQA_3K = re.compile(r"(?:^|/)(AttnGAN|DALLE2|glide|midjourney|sd1\.5|xl)[^/]*_\d+\.\w+$")
+_AESMMIT_ART = re.compile(r"(?:^|/)(baid|artemis)_[^/]*$", re.IGNORECASE)
+_AESMMIT_NATURAL = re.compile(r"(?:^|/)(para|tad66k)_[^/]*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,16 @@ def _q_instruct_type(name: str) -> str:
     return AIGC if _AGIQA_3K.search(name) else UNKNOWN
 
 
+def _aesmmit_type(name: str) -> str:
+    if _AESMMIT_ART.search(name):
+        return ART
+    if _AESMMIT_NATURAL.search(name):
+        return NATURAL
+    return AIGC if _AGIQA_3K.search(name) else UNKNOWN
+
+
 FORMATS: Mapping[str, tuple[str, Callable[[str], str]]] = {
-    "aesexpert": ("AesExpert", lambda _: UNKNOWN),
+    "aesexpert": ("AesExpert", _aesmmit_type),
     "q-instruct": ("Q-Instruct", _q_instruct_type),
     "sharegpt4v": ("ShareGPT4V", _sharegpt4v_type),
     "ava-comments": ("AVA-Comments", lambda _: NATURAL),

@@ -1,7 +1,10 @@
-"""AVA-Comments as DPC2022 publishes them: a folder with one ``ID.json`` an image, whose picture is ``ID.jpg``.
+"""AVA-Comments in each of the forms that they are published in; the picture of an image is ``ID.jpg``.
 
-Read from ``raw_comments``; where a file lacks them, from ``clean_comments`` or the sentences of ``score_comments``
-(PengZai/ARIC, "Dataset format"). Each comment is a text of its own.
+DPC2022's folder has one ``ID.json`` an image, read from ``raw_comments``; where a file lacks them, from
+``clean_comments`` or the sentences of ``score_comments`` (PengZai/ARIC, "Dataset format"). The two files of "Aesthetic
+Image Captioning" (V-Sense/Aesthetic-Image-Captioning-ICCVW-2019) are ``AVA_Comments_Full.txt``, a line an image with
+number, ID and comments between ``#``, and ``CLEAN_AVA_FULL_COMMENTS.json``, an object whose ``images`` have
+``sentences``, read from their ``raw``. Each comment is a text of its own.
 """
 
 from __future__ import annotations
@@ -15,13 +18,22 @@ from typing import Any
 from declip_runtime.errors import TrainingError
 from declip_training.i2t.tally import Tally
 
+from .json_stream import json_objects
+
 _FIELDS = ("raw_comments", "comments", "clean_comments", "score_comments")
 
 
 def read_comments(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
-    """Yield (where, image as ``ID.jpg``, comment). Files that are unreadable or hold no comments are counted."""
-    if not path.is_dir():
-        raise TrainingError(f"{path} is no folder. Give the folder with one JSON file an image.")
+    """Yield (where, image as ``ID.jpg``, comment). What is unreadable or holds no comments is counted."""
+    if path.is_dir():
+        yield from _folder(path, tally)
+    elif path.suffix.lower() == ".txt":
+        yield from _lines(path, tally)
+    else:
+        yield from _images(path, tally)
+
+
+def _folder(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
     names = sorted(entry.name for entry in os.scandir(path) if entry.name.endswith(".json"))
     if not names:
         raise TrainingError(f"{path} holds no .json files. Give the folder with one JSON file an image.")
@@ -39,6 +51,39 @@ def read_comments(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
                 tally.add("comment that is no text", name)
             else:
                 yield name, f"{name.removesuffix('.json')}.jpg", comment
+
+
+def _lines(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as stream:
+            for number, line in enumerate(stream, 1):
+                where = f"{path.name} line {number}"
+                _, identity, *comments = [*(part.strip() for part in line.split("#")), ""]
+                if not identity.isdecimal():
+                    tally.add("line without an image's number", where)
+                elif not any(comments):
+                    tally.add("image without comments", where)
+                else:
+                    yield from ((where, f"{identity}.jpg", comment) for comment in comments if comment)
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read: {error}. Check the path.") from error
+
+
+def _images(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
+    if path.suffix.lower() != ".json":
+        raise TrainingError(
+            f"{path} is none of AVA's files of comments. Give DPC2022's folder, a .txt or a .json file."
+        )
+    for where, image in json_objects(path, tally, of="images"):
+        name, sentences = image.get("filename"), image.get("sentences")
+        raw = [one.get("raw") for one in sentences if isinstance(one, dict)] if isinstance(sentences, list) else []
+        comments = [one.strip() for one in raw if isinstance(one, str) and one.strip()]
+        if not isinstance(name, str) or not name.strip():
+            tally.add("entry without an image", where)
+        elif not comments:
+            tally.add("image without comments", where)
+        else:
+            yield from ((where, name.strip(), comment) for comment in comments)
 
 
 def _comments(content: Any) -> list[str | None]:

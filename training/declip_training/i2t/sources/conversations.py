@@ -22,7 +22,9 @@ def read_conversations(path: Path, tally: Tally) -> Iterator[tuple[str, str, str
     """Yield (where, image as the file names it, answers). Entries without image or answers are counted in ``tally``."""
     for where, entry in json_objects(path, tally):
         image, text = entry.get("image"), _answers(entry.get("conversations"))
-        if not isinstance(image, str) or not image.strip():
+        if isinstance(image, list):
+            tally.add("entry with a list of images", where)
+        elif not isinstance(image, str) or not image.strip():
             tally.add("entry without an image", where)
         elif text is None:
             tally.add("entry without conversations", where)

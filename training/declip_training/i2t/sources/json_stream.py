@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,15 +17,17 @@ _ENDS = (*_BLANK, ",", "]")
 LINES = (".jsonl", ".ndjson")
 
 
-def json_objects(path: Path, tally: Tally) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_objects(path: Path, tally: Tally, of: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where, object) for every object of a JSON array, or of JSON Lines where the name ends in .jsonl.
+
+    The array may be the value of the key ``of`` in an object, with short values before it.
 
     Elements that are no objects, and lines that are no JSON, are counted in ``tally``. Raises TrainingError for a
     file that cannot be read and for an array that is damaged, ends too early, or is not all there is in the file.
     """
     try:
         with path.open(encoding="utf-8-sig") as stream:
-            elements = _lines(stream, tally, path) if path.suffix.lower() in LINES else _elements(stream, path)
+            elements = _lines(stream, tally, path) if path.suffix.lower() in LINES else _elements(stream, path, of)
             for where, element in elements:
                 if isinstance(element, dict):
                     yield where, element
@@ -47,15 +50,20 @@ def _lines(stream: TextIO, tally: Tally, path: Path) -> Iterator[tuple[str, Any]
         yield where, element
 
 
-def _elements(stream: TextIO, path: Path) -> Iterator[tuple[str, Any]]:
+def _elements(stream: TextIO, path: Path, of: str = "") -> Iterator[tuple[str, Any]]:
     decoder = json.JSONDecoder()
     text = stream.read(_CHUNK).lstrip(_BLANK)
+    within = re.match(rf'\{{[^\[\]{{}}]*"{of}"\s*:\s*(?=\[)', text) if of else None
+    if within:
+        text = text[within.end() :]
     if not text.startswith("["):
         raise TrainingError(f"{path} is not a JSON list. Give the annotation file, or name it .jsonl if it is one.")
     number, place, ended = 0, 1, False
     while True:
         place = _skip(text, place, _BLANK + ",")
         if place < len(text) and text[place] == "]":
+            if within:
+                return
             rest = text[place + 1 :] or stream.read(_CHUNK)
             while rest and not rest.strip(_BLANK):
                 rest = stream.read(_CHUNK)

@@ -27,8 +27,12 @@ def read_table(
         empty = False
         seen |= wanted & row.keys()
         found, description = row.get(image), row.get(text)
-        if not isinstance(found, str) or not found.strip():
+        if _nothing(found):
             tally.add("row without an image", where)
+        elif not isinstance(found, str):
+            tally.add("row whose image is no path but data", where)
+        elif not isinstance(description, str) and not _nothing(description):
+            tally.add("row whose text is no text but data", where)
         else:
             label = None if kind is None else row.get(kind)
             described = description if isinstance(description, str) else ""
@@ -39,6 +43,10 @@ def read_table(
         raise TrainingError(
             f"{path} has no column {missing[0]!r}. Name the columns with --image-column, --text-column."
         )
+
+
+def _nothing(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _numbered(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[str, object]]]:
