@@ -71,11 +71,12 @@ def filter_(
     """Keep human descriptions that are rich in perceptual words, one an image.
 
     \b
-    declip i2t filter --source q-instruct cleaned_labels.json q-instruct-images \\
-                      --source ava-comments DPC2022/clean_and_all_score DPC2022/images -o candidates.jsonl
+    declip i2t filter --source q-instruct q-instruct/cleaned_labels.json q-instruct \\
+                      --source ava-comments DPC2022/anotation/clean_and_all_score AVA/images -o candidates.jsonl
 
-    FILE is the JSON file of AesMMIT (aesexpert), Q-Instruct or ShareGPT4V, the folder of JSON files of DPC2022
-    (ava-comments), or any JSONL, CSV or Parquet (table). What cannot be used is counted and shown with examples.
+    FILE is the JSON file of AesMMIT (aesexpert), Q-Instruct or ShareGPT4V, the folder of JSON files of DPC2022 or
+    AVA_Comments_Full.txt (ava-comments), or any JSONL, CSV or Parquet (table). What cannot be used is counted and shown
+    with examples.
     """
     from declip_training.i2t.candidates import candidate_lines
     from declip_training.i2t.selection import select

@@ -558,7 +558,7 @@ def test_a_model_that_only_thinks_is_asked_again_another_day(
 ) -> None:
     with chat_server(lambda *_: thinking(field, f"Perhaps {reply_text()}, or", content)) as server:
         outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl", RelabelOptions(workers=1))
-        assert len(server.seen) == 6  # each once: the seventh would have been one too many
+        assert len(server.seen) == 6  # each once: who thinks so long does so again
     assert outcome.stopped is not None
     assert "enable_thinking" in outcome.stopped
     assert not outcome.asked
