@@ -10,7 +10,7 @@ import csv
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,19 @@ def live(root: Path) -> Miniature:
     savemat(root / "dmos.mat", {"dmos": dmos[None, :], "orgs": originals[None, :]})
     savemat(root / "refnames_all.mat", {"refnames_all": cells(["sailing1.bmp", "bikes.bmp"] * 491)})
     return Miniature(scores, groups=groups, references=True, tables=("dmos.mat", "refnames_all.mat"))
+
+
+def live_realigned(root: Path) -> Miniature:
+    """LIVE's folder with the other file of opinions beside the first, which must not count."""
+    made = live(root)
+    opinions = np.full(982, 50.0)
+    for number, score in made.scores.items():
+        opinions[number - 26] = 100.0 - score / 2
+    originals = np.zeros(982, np.uint8)
+    originals[[3, 230, 981]] = 1
+    savemat(root / "dmos_realigned.mat", {"dmos_new": opinions[None, :], "orgs": originals[None, :]})
+    halved = {number: score / 2 for number, score in made.scores.items()}
+    return replace(made, scores=halved, tables=("dmos_realigned.mat", "refnames_all.mat"))
 
 
 def csiq(root: Path) -> Miniature:
@@ -428,7 +441,7 @@ def biq2021(root: Path) -> Miniature:
 
 
 MINIATURES: Mapping[str, Callable[[Path], Miniature]] = {
-    make.__name__: make
-    for make in (live, csiq, tid2013, kadid, livec, koniq, spaq, agiqa, ava, aadb, para, eva, baid, apdd, apddv2,
-                 richhf, sac, biq2021)
+    make.__name__.replace("_", "-"): make
+    for make in (live, live_realigned, csiq, tid2013, kadid, livec, koniq, spaq, agiqa, ava, aadb, para, eva, baid,
+                 apdd, apddv2, richhf, sac, biq2021)
 }  # fmt: skip

@@ -55,6 +55,51 @@ def test_the_right_score_for_the_right_image(name: str, miniatures: dict[str, tu
     assert found.missing == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "there", "instead"),
+    [
+        ("eva", "images/EVA_together", "images/EVA_together/EVA_together"),
+        ("apddv2", "images", "APDDv2images/APDDv2images"),
+        ("agiqa", "AGIQA-3K", "Images"),
+        ("richhf", "images", "images/all"),
+    ],
+)
+def test_images_are_found_where_archives_unpack_them(
+    name: str, there: str, instead: str, miniatures: dict[str, tuple[Path, Miniature]], copy: object, tmp_path: Path
+) -> None:
+    root = copy(name)  # type: ignore[operator]
+    (root / there).rename(tmp_path / "moved")
+    (root / instead).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "moved").rename(root / instead)
+    found = collect(DATASETS[name], root)
+    assert {number_in(photo.path): photo.score for photo in found.photos} == pytest.approx(miniatures[name][1].scores)
+
+
+def test_richhf_as_the_authors_script_saves_it(miniatures: dict[str, tuple[Path, Miniature]], copy: object) -> None:
+    """A folder an image, with maps beside it that every record has by the same names."""
+    root = copy("richhf")  # type: ignore[operator]
+    images = {number_in(path): path for path in (root / "images").iterdir()}
+    expected = {"test": (1, 2, 3), "dev": (4, 5), "train": (6, 7)}
+    for split, numbers in expected.items():
+        for place, image in enumerate(images[number] for number in numbers):
+            folder = root / split / f"{place:03d}"
+            folder.mkdir(parents=True)
+            image.rename(folder / f"{image.stem}.jpg")
+            draw(folder / "artifact_map.jpg", 20)
+    (root / "images").rmdir()
+    for split, name in (("test", "test"), ("validation", "dev"), ("train", "train")):
+        found = collect(DATASETS["richhf"], root, split)
+        assert {number_in(photo.path) for photo in found.photos} == set(expected[name])
+
+
+def test_the_two_files_of_opinions_on_live_are_told_apart(miniatures: dict[str, tuple[Path, Miniature]]) -> None:
+    root, _ = miniatures["live-realigned"]  # has both
+    released, realigned = (collect(DATASETS[name], root) for name in ("live", "live-realigned"))
+    assert [p.name for p in released.photos] == [p.name for p in realigned.photos]
+    assert [p.score for p in realigned.photos] == pytest.approx([p.score / 2 for p in released.photos])
+    assert (released.dataset.title, realigned.dataset.title) == ("LIVE", "LIVE (realigned)")
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_other_splits_all_groups_attributes_and_references(
     name: str, miniatures: dict[str, tuple[Path, Miniature]]

@@ -12,13 +12,13 @@ from .authentic import BIQ2021, KONIQ, LIVEC, SPAQ
 from .base import ALL, SPLITS, TEST, Collection, Dataset, Photo, Row, collect, collect_parts
 from .generated import AGIQA, RICHHF, SAC
 from .natural import AADB, AVA, EVA, PARA
-from .synthetic import CSIQ, KADID, LIVE, TID2013
+from .synthetic import CSIQ, KADID, LIVE, LIVE_REALIGNED, TID2013
 
 __all__ = ["ALL", "DATASETS", "SPLITS", "TEST", "Collection", "Dataset", "Photo", "Row", "collect", "collect_parts"]
 
 _IN_THE_ORDER_OF_THE_PAPER = (
     LIVE, CSIQ, TID2013, KADID, LIVEC, KONIQ, SPAQ, AGIQA, AVA, AADB, PARA, EVA, BAID, APDD, RICHHF, SAC,
-    APDDV2, BIQ2021,
+    LIVE_REALIGNED, APDDV2, BIQ2021,
 )  # fmt: skip
 
 DATASETS: Mapping[str, Dataset] = {dataset.name: dataset for dataset in _IN_THE_ORDER_OF_THE_PAPER}

@@ -35,8 +35,10 @@ _ENCODINGS = ("utf-8-sig", "gb18030")
 
 
 def _apdd_rows(folder: Folder, table: str) -> Iterator[Row]:
-    images = folder.directory("images", "APDD", "APDDv2images")
-    for where, row in csv_rows(folder.file(table), ("filename", "Score"), encodings=_ENCODINGS):
+    rows = list(csv_rows(folder.file(table), ("filename", "Score"), encodings=_ENCODINGS))
+    places = ("images", "APDD", "APDDv2images", "APDDv2images/APDDv2images")
+    images = folder.directory(*places, holding=rows[0][1]["filename"].strip() if rows else "")
+    for where, row in rows:
         group = str(row.get("Artistic Categories") or "").strip()
         yield Row(f"{images}/{row['filename'].strip()}", number(row["Score"], where, "Score"), where, group)
 

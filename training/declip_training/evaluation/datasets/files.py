@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,12 +41,15 @@ class Folder:
                 return path
         raise self.incomplete(" or ".join(str(self.root / name) for name in names))
 
-    def directory(self, *names: str) -> str:
-        """The first of the folders that exists, as it was named; TrainingError where none does."""
-        for name in names:
-            if (self.root / name).is_dir():
-                return name
-        raise self.incomplete(" or ".join(str(self.root / name) for name in names))
+    def directory(self, *names: str, holding: str = "") -> str:
+        """The first of the folders that exists, as it was named; TrainingError where none does.
+
+        One in which the image ``holding`` lies comes first: archives unpack into a folder of their own name, or not.
+        """
+        there = [name for name in names if (self.root / name).is_dir()]
+        if not there:
+            raise self.incomplete(" or ".join(str(self.root / name) for name in names))
+        return next((name for name in there if holding and self.find(f"{name}/{holding}")), there[0])
 
     def has(self, name: str) -> bool:
         """Whether there is a file of that name."""
@@ -58,6 +62,12 @@ class Folder:
     def names(self, directory: str) -> set[str]:
         """Names of the files in a folder."""
         return set(self._listing(directory).values())
+
+    def below(self, directory: str) -> list[str]:
+        """Paths of the files in a folder and in those below it, as ``find`` takes them, in a fixed order."""
+        walked = os.walk(self.root / directory, followlinks=True)
+        paths = (Path(place, name) for place, _, names in walked for name in names)
+        return sorted(path.relative_to(self.root).as_posix() for path in paths)
 
     def find(self, image: str) -> Path | None:
         """An image by its path in the folder, the name exactly or else in another case; None where it is not there."""

@@ -17,8 +17,10 @@ from .tfrecord import Feature, read_examples
 
 
 def _agiqa(folder: Folder, _split: str) -> Iterator[Row]:
-    images = folder.directory("AGIQA-3K", "images", ".")
-    for where, row in csv_rows(folder.file("data.csv"), ("name", "mos_quality")):
+    rows = list(csv_rows(folder.file("data.csv"), ("name", "mos_quality")))
+    places = ("AGIQA-3K", "images", "Images", ".")
+    images = folder.directory(*places, holding=rows[0][1]["name"].strip() if rows else "")
+    for where, row in rows:
         name = row["name"].strip()
         group = name.split("_")[0]  # the generator
         yield Row(f"{images}/{name}", number(row["mos_quality"], where, "mos_quality"), where, group)
@@ -40,14 +42,16 @@ _RICHHF_FILES = {TEST: "test.tfrecord", VALIDATION: "dev.tfrecord", TRAIN: "trai
 
 def _richhf(folder: Folder, split: str) -> Iterator[Row]:
     table = folder.file(_RICHHF_FILES[split])
-    images = folder.directory(f"images/{split}", "images", split)
-    by_stem = {PurePosixPath(name).stem: name for name in sorted(folder.names(images))}
+    theirs = PurePosixPath(_RICHHF_FILES[split]).stem  # the validation split is dev
+    by_stem: dict[str, str] = {}
+    for directory in ("images", theirs):
+        by_stem |= {PurePosixPath(path).stem: path for path in folder.below(directory)}
     for place, example in enumerate(read_examples(table), 1):
         where = f"record {place} of {table}"
         name = PurePosixPath(_first(example, "filename", bytes, where).decode("utf-8", "replace"))
         score = _first(example, "aesthetics_score", float, where)
         # Pick-a-Pic delivers JPEG bytes for what is called .png here
-        yield Row(f"{images}/{by_stem.get(name.stem, name.name)}", float(score), where)
+        yield Row(by_stem.get(name.stem, f"images/{name.name}"), float(score), where)
 
 
 def _first(example: dict[str, Feature], name: str, kind: type, where: str) -> bytes:
@@ -60,10 +64,14 @@ def _first(example: dict[str, Feature], name: str, kind: type, where: str) -> by
 RICHHF = Dataset(
     name="richhf",
     title="RichHF-18K",
-    layout=("test.tfrecord (and dev.tfrecord, train.tfrecord)", "images/test/<uid>.png or .jpg, or images/<uid>..."),
+    layout=(
+        "test.tfrecord (and dev.tfrecord, train.tfrecord)",
+        "images/<uid>.png or .jpg, images/test/<uid>..., or test/000/<uid>... (the authors' get_dataset.py)",
+    ),
     source=(
         "Clone github.com/google-research-datasets/richhf-18k with Git LFS, and save the images it names by their uid "
-        "from Pick-a-Pic v1 (yuvalkirstain/pickapic_v1)."
+        "from Pick-a-Pic v1 (github.com/youweiliang/RichHF shows how; the original yuvalkirstain/pickapic_v1 is said "
+        "to be gone from its hub, look for a copy)."
     ),
     scale="aesthetics score 0..1, higher is better",
     read=_richhf,

@@ -136,13 +136,14 @@ PARA = Dataset(
 
 def _eva(folder: Folder, _split: str) -> Iterator[Row]:
     table = folder.file("data/votes_filtered.csv")
-    images = folder.directory("images/EVA_together", "images/EVA_together/EVA_together", "EVA_together", "images")
     votes: dict[str, list[float]] = {}
     first: dict[str, str] = {}
     for where, row in csv_rows(table, ("image_id", "score"), delimiter="="):
         image = row["image_id"].strip()
         first.setdefault(image, where)
         votes.setdefault(image, []).append(number(row["score"], where, "the score"))
+    places = ("images/EVA_together", "images/EVA_together/EVA_together", "EVA_together", "images")
+    images = folder.directory(*places, holding=f"{next(iter(votes), '')}.jpg")
     for image, scores in votes.items():
         yield Row(f"{images}/{image}.jpg", fmean(scores), first[image])
 

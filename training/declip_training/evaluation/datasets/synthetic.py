@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -15,9 +17,9 @@ from .files import Folder, csv_rows, lines, mat_values, number, sheet_rows, text
 _LIVE_FOLDERS = (("jp2k", 227), ("jpeg", 233), ("wn", 174), ("gblur", 174), ("fastfading", 174))
 
 
-def _live(folder: Folder, _split: str) -> Iterator[Row]:
-    dmos_path, names_path = folder.file("dmos.mat"), folder.file("refnames_all.mat")
-    dmos, originals = np.atleast_1d(mat_values(dmos_path, "dmos")), np.atleast_1d(mat_values(dmos_path, "orgs"))
+def _live(folder: Folder, _split: str, table: str = "dmos.mat", variable: str = "dmos") -> Iterator[Row]:
+    dmos_path, names_path = folder.file(table), folder.file("refnames_all.mat")
+    dmos, originals = np.atleast_1d(mat_values(dmos_path, variable)), np.atleast_1d(mat_values(dmos_path, "orgs"))
     references = np.atleast_1d(mat_values(names_path, "refnames_all"))
     images = [(kind, number_) for kind, count in _LIVE_FOLDERS for number_ in range(1, count + 1)]
     if not len(images) == len(dmos) == len(originals) == len(references):
@@ -29,7 +31,7 @@ def _live(folder: Folder, _split: str) -> Iterator[Row]:
         if originals[place]:  # the pristine photos stand among the distorted ones, all with DMOS 0
             continue
         where = f"entry {place + 1} of {dmos_path}"
-        score = 100.0 - number(dmos[place], where, "dmos")
+        score = 100.0 - number(dmos[place], where, variable)
         yield Row(f"{kind}/img{number_}.bmp", score, where, kind, reference=f"refimgs/{references[place]}")
 
 
@@ -45,7 +47,23 @@ LIVE = Dataset(
     source="Get databaserelease2 of the LIVE Image Quality Assessment Database, live.ece.utexas.edu/research/Quality.",
     scale="DMOS about 0..100, turned: 100 - DMOS",
     read=_live,
-    note="The 203 originals that `orgs` marks are left out: 779 distorted photos.",
+    note=(
+        "The 203 originals that `orgs` marks are left out: 779 distorted photos. Opinions as in the release; those "
+        "that were put on one scale later are live-realigned."
+    ),
+)
+
+LIVE_REALIGNED = replace(
+    LIVE,
+    name="live-realigned",
+    title="LIVE (realigned)",
+    layout=("dmos_realigned.mat (dmos_new, orgs)", *LIVE.layout[1:]),
+    source=f"{LIVE.source} The file dmos_realigned.mat is a download of its own there.",
+    read=partial(_live, table="dmos_realigned.mat", variable="dmos_new"),
+    note=(
+        "The same 779 photos with the opinions of the seven studies put on one scale, which is what many papers use: "
+        "compare no numbers of the one with those of the other."
+    ),
 )
 
 # --- CSIQ
