@@ -236,6 +236,7 @@ def test_projectors_mend_ladders_keep_opinions_and_the_best_step(tiny_clip: Any,
     moved = [np.abs(logit(perceptual, x) - logit(torch.nn.Identity(), x)).mean() for x in (rated, ladders)]
     assert moved[0] < 0.5 * moved[1], "photos with opinions keep theirs, ladders move"
     assert float(semantic.down.weight.detach().abs().max()) > 0
+    assert logit(semantic, rated).std() < 0.5 * logit(torch.nn.Identity(), rated).std(), "it says nothing of quality"
 
 
 def test_linear_head_finds_a_linear_opinion(tiny_clip: Any, bank: list[FeatureBatch]) -> None:

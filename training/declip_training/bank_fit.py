@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,16 +37,16 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def fit_on_bank(
     chosen: Module,
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | list[dict[str, Any]],
     bank: Sequence[FeatureBatch],
     losses: Losses,
     config: BankConfig,
     evaluate: Callable[[Module], dict[str, float]],
     log: Callable[[dict[str, float]], None],
 ) -> Module:
-    """Train ``parameters``; a copy of ``chosen`` from the step at which ``evaluate(chosen)["choice"]`` was best.
+    """A copy of ``chosen`` from the step at which ``evaluate(chosen)["choice"]`` was best, while ``parameters`` train.
 
-    As it is at the start, it takes part in the choice. What ``log`` gets: step, evaluation, mean losses.
+    These may be groups, as torch's optimizers take them. As it is at the start, ``chosen`` takes part in the choice. What ``log`` gets: step, evaluation, mean losses.
     """
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .bank_fit import BankConfig, fit_on_bank
+from .data.descriptions import ANTONYMS
 from .features import FeatureBatch
-from .losses import image_to_text
+from .losses import antonym_logit, image_to_text
 from .model.projector import Projector
 from .objective import RefiningObjective, split_images
 
@@ -24,7 +25,11 @@ TextEncoder = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class ProjectorConfig(BankConfig):
-    """The schedule of the bundled engine's projectors."""
+    """The schedule of the bundled engine's projectors.
+
+    ``lr`` is the perceptual one's, ``semantic_lr`` that of the other, which learns 3,840 captions by heart at the rate
+    of the first. ``silent`` is how dearly its embeddings may tell good photos from bad.
+    """
 
     steps: int = 900
     merged: int = 8
@@ -32,6 +37,8 @@ class ProjectorConfig(BankConfig):
     weight_decay: float = 0.05
     check_every: int = 100
     seed: int = 11
+    semantic_lr: float = 3e-4
+    silent: float = 0.5
 
 
 def cached(encode: TextEncoder) -> TextEncoder:
@@ -60,8 +67,8 @@ def train_projectors(
 
     The perceptual one is that of the step at which ``evaluate(perceptual)["choice"]``, less what captions still find,
     was best. It meets the refining objective, whose sentences are T_p; step 0, the identity, takes part in the choice.
-    The semantic one meets eq. 7 with the captions T_s, on photos that are distorted at random, to the end: what is best
-    for the other says nothing of it.
+    The semantic one meets eq. 7 with the captions T_s, on photos that are distorted at random, and finds all rated
+    photos equally good, to the end: what is best for the other says nothing of it.
     """
     torch.manual_seed(config.seed)
     dim = bank[0].features.shape[1]
@@ -69,14 +76,20 @@ def train_projectors(
     encode = cached(encode_text)
     objective = RefiningObjective(encode, config.seed)
     factor = torch.tensor(scale)
-    parameters = [*perceptual.parameters(), *semantic.parameters()]
+    parameters = [
+        {"params": list(perceptual.parameters()), "lr": config.lr},
+        {"params": list(semantic.parameters()), "lr": config.semantic_lr},
+    ]
+    pair = encode(ANTONYMS[0])
 
     def losses(batch: FeatureBatch, number: int, rng: np.random.Generator) -> dict[str, Tensor]:
         features, labels = batch.features, batch.labels
         tower, projected = F.normalize(features, dim=-1), F.normalize(perceptual(features), dim=-1)
         found = objective(tower, projected, labels, factor, number)
-        content = F.normalize(semantic(split_images(features, labels)[2]), dim=-1)
+        rated, _, captioned = split_images(features, labels)
+        content, said = (F.normalize(semantic(some), dim=-1) for some in (captioned, rated))
         found["semantic"] = image_to_text(content, encode(labels.captions), factor)
+        found["silent"] = config.silent * antonym_logit(said, pair, factor).var()
         return found
 
     def judge(module: nn.Module) -> dict[str, float]:
