@@ -223,7 +223,7 @@ def test_projectors_mend_ladders_keep_opinions_and_the_best_step(tiny_clip: Any,
         return float(torch.stack(found).mean())
 
     logged: list[dict[str, float]] = []
-    config = ProjectorConfig(steps=60, merged=2, lr=3e-3, check_every=20)
+    config = ProjectorConfig(steps=60, merged=2, lr=3e-3, check_every=20, semantic_lr=3e-3, silent=30.0)
     before = agreement(torch.nn.Identity())
     perceptual, semantic = train_projectors(
         bank, lambda s: encode_texts(clip, tokenizer, s), SCALE, config, lambda p: {"choice": agreement(p)},

@@ -46,7 +46,8 @@ def fit_on_bank(
 ) -> Module:
     """A copy of ``chosen`` from the step at which ``evaluate(chosen)["choice"]`` was best, while ``parameters`` train.
 
-    These may be groups, as torch's optimizers take them. As it is at the start, ``chosen`` takes part in the choice. What ``log`` gets: step, evaluation, mean losses.
+    These may be groups, as torch's optimizers take them. As it is at the start, ``chosen`` takes part in the choice.
+    What ``log`` gets: step, evaluation, mean losses.
     """
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)

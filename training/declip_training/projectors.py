@@ -89,7 +89,7 @@ def train_projectors(
         rated, _, captioned = split_images(features, labels)
         content, said = (F.normalize(semantic(some), dim=-1) for some in (captioned, rated))
         found["semantic"] = image_to_text(content, encode(labels.captions), factor)
-        found["silent"] = config.silent * antonym_logit(said, pair, factor).var()
+        found["silent"] = config.silent * antonym_logit(said, pair, factor).var(correction=0)
         return found
 
     def judge(module: nn.Module) -> dict[str, float]:

@@ -134,7 +134,7 @@ def reorder(
         return {
             "order": within_subsets(rated, mos[rows], photos.subset[rows]),
             "ladder": ladder_loss(logit(falling.flatten(0, 1)).view(severities.shape), severities, margin=1.0),
-            "kept": config.kept * (rated - before[rows]).var(),
+            "kept": config.kept * (rated - before[rows]).var(correction=0),
         }
 
     def found(fitted: _Leaning) -> dict[str, float]:
@@ -156,7 +156,7 @@ class _Leaning(nn.Module):
         self.head = copy.deepcopy(head).eval().requires_grad_(False)
         self.direction = direction * head(features).norm(dim=-1).mean() / scale
         spread = features.std(dim=0)
-        self.mean, self.spread = features.mean(dim=0), spread.clamp(min=float(spread.median()) / 4)
+        self.mean, self.spread = features.mean(dim=0), spread.clamp(min=float(spread.mean()) / 4)
         self.free = nn.Parameter(torch.zeros(features.shape[1]))
         self.drop = nn.Dropout(dropped)
 
