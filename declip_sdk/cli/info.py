@@ -17,8 +17,9 @@ from declip_runtime.doctor import backend_states, chosen_here
 from declip_runtime.engine_file import EngineFile, bundled_engine
 from declip_runtime.errors import BackendUnavailableError
 from declip_runtime.generator_manifest import GeneratorManifest
-from declip_runtime.manifest import Manifest, Plan, ScorerManifest, ScoreSpec
+from declip_runtime.manifest import Manifest, Plan
 from declip_runtime.plans import Site, best_plan, mismatch
+from declip_runtime.scorer_manifest import ScorerManifest, ScoreSpec
 
 from .facts import choice, empty_grid, grid, states
 from .options import engine_argument

@@ -59,7 +59,8 @@ def nano(
     from declip_runtime.cpu import available_cpus
     from declip_runtime.engine_file import EngineFile
     from declip_runtime.engine_writer import write_engine
-    from declip_runtime.manifest import License, Validation
+    from declip_runtime.manifest import License
+    from declip_runtime.scorer_manifest import Validation
     from declip_training.evaluation.biq2021 import evaluate_engine
     from declip_training.evaluation.camera_noise import read_polyu
     from declip_training.evaluation.judges import judge_engine, to_markdown

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from declip_runtime.manifest import ScoreSpec
+from declip_runtime.scorer_manifest import ScoreSpec
 from declip_runtime.scores import Score
 
 from .output import Output

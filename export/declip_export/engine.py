@@ -15,7 +15,8 @@ import torch
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.engine_writer import write_engine
 from declip_runtime.errors import ExportError, UsageError
-from declip_runtime.manifest import License, Preprocess, ScorerManifest, ScoreSpec
+from declip_runtime.manifest import License, Preprocess
+from declip_runtime.scorer_manifest import ScorerManifest, ScoreSpec
 from declip_runtime.version import __version__
 from declip_training.model.declip import DeCLIP
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .manifest import CalibrationCurve, ScoreSpec
+from .scorer_manifest import CalibrationCurve, ScoreSpec
 
 
 def apply(curve: CalibrationCurve | None, raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

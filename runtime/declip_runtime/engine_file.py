@@ -32,7 +32,8 @@ from .errors import (
     UsageError,
 )
 from .generator_manifest import GeneratorManifest
-from .manifest import Manifest, ScorerManifest
+from .manifest import Manifest
+from .scorer_manifest import ScorerManifest
 
 MANIFEST = "manifest.json"
 WEIGHTS = container.FIRST

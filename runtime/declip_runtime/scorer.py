@@ -16,9 +16,9 @@ from .engine_file import EngineFile, bundled_engine
 from .errors import ScorerStateError
 from .gpu_pictures import require_decoder
 from .images import DEFAULT_MAX_PIXELS, Channels, Source, sources
-from .manifest import ScorerManifest
 from .options import Decode, OnError, Options, Precision, absolute_path, require_one_of
 from .pipeline import Pipeline
+from .scorer_manifest import ScorerManifest
 from .scores import Score, Scores
 from .tensors import Tensor
 

@@ -13,7 +13,8 @@ import torch
 
 from declip_export.engine import export_engine
 from declip_export.photos import sample_images
-from declip_runtime.manifest import CalibrationCurve, License, ScoreSpec, Validation
+from declip_runtime.manifest import License
+from declip_runtime.scorer_manifest import CalibrationCurve, ScoreSpec, Validation
 from declip_training.model.declip import DeCLIP
 from declip_training.model.projector import Projector
 from declip_training.model.prompts import PromptSet, ScorePrompts

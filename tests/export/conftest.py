@@ -22,7 +22,8 @@ from torch import nn
 from declip_export.engine import export_engine
 from declip_export.photos import sample_images
 from declip_runtime.engine_file import EngineFile
-from declip_runtime.manifest import Preprocess, ScoreSpec
+from declip_runtime.manifest import Preprocess
+from declip_runtime.scorer_manifest import ScoreSpec
 from declip_training.model.declip import DeCLIP
 from declip_training.model.projector import Projector
 from declip_training.model.prompts import PromptSet

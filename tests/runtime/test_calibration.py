@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from declip_runtime.calibration import apply, calibrate
-from declip_runtime.manifest import CalibrationCurve, ScoreSpec
+from declip_runtime.scorer_manifest import CalibrationCurve, ScoreSpec
 
 CURVE = CalibrationCurve(x=(0.4, 0.5, 0.6), y=(0.1, 0.2, 0.9), dataset="a test")
 

@@ -12,19 +12,8 @@ import pytest
 
 from declip_runtime.engine_file import EngineFile, bundled_engine
 from declip_runtime.errors import EngineError, EngineVersionError, ManifestError
-from declip_runtime.manifest import (
-    PREPROCESSING_VERSION,
-    SCHEMA,
-    CalibrationCurve,
-    Entry,
-    License,
-    Manifest,
-    Plan,
-    Preprocess,
-    ScorerManifest,
-    ScoreSpec,
-    Validation,
-)
+from declip_runtime.manifest import PREPROCESSING_VERSION, SCHEMA, Entry, License, Manifest, Plan, Preprocess
+from declip_runtime.scorer_manifest import CalibrationCurve, ScorerManifest, ScoreSpec, Validation
 from declip_runtime.signature import Range
 
 HASH = "0123456789abcdef" * 4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from declip_runtime.errors import ImageDecodeError, UsageError
-from declip_runtime.manifest import RESERVED_NAMES
+from declip_runtime.scorer_manifest import RESERVED_NAMES
 from declip_runtime.scores import Score, Scores
 
 NAMES = ("quality", "sharpness")

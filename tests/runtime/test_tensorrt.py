@@ -31,11 +31,11 @@ from declip_runtime.errors import (
     UsageError,
 )
 from declip_runtime.lanes import ladder
-from declip_runtime.manifest import SCORING_BATCH
 from declip_runtime.plan_builder import BuildOptions, build_plan
 from declip_runtime.plan_check import check_images
 from declip_runtime.plans import source_hash
 from declip_runtime.scorer import Scorer
+from declip_runtime.scorer_manifest import SCORING_BATCH
 from declip_runtime.signature import Range
 
 from . import fake_nvidia, tiny_engine

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.engine_writer import Content, write_engine
-from declip_runtime.manifest import CalibrationCurve, License, Preprocess, ScorerManifest, ScoreSpec
+from declip_runtime.manifest import License, Preprocess
+from declip_runtime.scorer_manifest import CalibrationCurve, ScorerManifest, ScoreSpec
 
 SIZE, WIDTH, NAMES = 16, 8, ("quality", "sharpness", "brightness")
 FLOAT, UINT8, INT8, INT64, FLOAT16 = 1, 2, 3, 7, 10

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.engine_writer import Content, write_engine
 from declip_runtime.generator_manifest import GeneratorManifest, TextInput
-from declip_runtime.manifest import Preprocess, ScoreKind, ScoreSpec
+from declip_runtime.manifest import Preprocess
+from declip_runtime.scorer_manifest import ScoreKind, ScoreSpec
 from declip_runtime.signature import Range, Signature, TensorSpec
 from declip_training.model.checkpoint import ProjectorCheckpoint, save_projectors, tower_sha256
 from declip_training.model.projector import Projector

@@ -20,8 +20,8 @@ from scipy import stats
 
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.engine_writer import write_engine
-from declip_runtime.manifest import ScoreSpec
 from declip_runtime.scorer import Scorer
+from declip_runtime.scorer_manifest import ScoreSpec
 from declip_sdk.cli import run
 
 from .command import TINY, in_terminal, start

@@ -13,7 +13,7 @@ from skimage import data
 from torch import Tensor
 from torch.nn import functional as F
 
-from declip_runtime.manifest import ScoreSpec
+from declip_runtime.scorer_manifest import ScoreSpec
 from declip_training.attributes import ChangeLadders, attribute_loss, percentiles, selectivity
 from declip_training.coop import CoopConfig
 from declip_training.data.attributes import ATTRIBUTES, CHANGES, MEASURED, measure

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from declip_runtime.errors import CheckpointError
-from declip_runtime.manifest import ScoreSpec
+from declip_runtime.scorer_manifest import ScoreSpec
 from declip_training.files import replacing
 from declip_training.model.checkpoint import (
     ProjectorCheckpoint,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from declip_runtime.manifest import ScoreSpec
+from declip_runtime.scorer_manifest import ScoreSpec
 from declip_training.evaluation.camera_noise import CameraNoise, Share
 from declip_training.evaluation.judges import Judgement
 from declip_training.evaluation.selectivity import Selectivity

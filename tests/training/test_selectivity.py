@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage import color, data, metrics
 
 from declip_runtime.errors import ImageError, TrainingError
-from declip_runtime.manifest import ScoreKind
+from declip_runtime.scorer_manifest import ScoreKind
 from declip_training.evaluation.attribute_ladders import ATTRIBUTE_LADDERS, ATTRIBUTES, from_oklab, to_oklab
 from declip_training.evaluation.ladders import Pixels
 from declip_training.evaluation.selectivity import MINIMUM, Attribute, measure

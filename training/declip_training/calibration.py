@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.optimize import isotonic_regression
 
 from declip_runtime.errors import TrainingError
-from declip_runtime.manifest import CalibrationCurve
+from declip_runtime.scorer_manifest import CalibrationCurve
 
 STRICTNESS = 0.02
 """Least rise of the curve over the whole 0..1 of the raw score: flat parts would turn different scores into ties."""

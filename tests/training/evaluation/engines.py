@@ -8,7 +8,7 @@ from pathlib import Path
 
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.engine_writer import write_engine
-from declip_runtime.manifest import ScoreSpec
+from declip_runtime.scorer_manifest import ScoreSpec
 
 TINY = Path(__file__).parents[2] / "data" / "tiny.engine"
 

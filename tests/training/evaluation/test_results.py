@@ -17,7 +17,7 @@ from scipy import stats
 
 from declip_runtime.engine_file import EngineFile
 from declip_runtime.errors import TrainingError
-from declip_runtime.manifest import ScoreKind, ScoreSpec
+from declip_runtime.scorer_manifest import ScoreKind, ScoreSpec
 from declip_training.evaluation.datasets import DATASETS, Collection, Photo
 from declip_training.evaluation.paper import OVERALL, published
 from declip_training.evaluation.plots import scatter

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from declip_runtime.manifest import ScoreKind
+from declip_runtime.scorer_manifest import ScoreKind
 
 from .distortions import DISTORTIONS, Distortion, Pixels
 

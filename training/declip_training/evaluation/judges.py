@@ -23,9 +23,9 @@ import PIL
 
 from declip_runtime.errors import DeclipError, UsageError
 from declip_runtime.machine import commit
-from declip_runtime.manifest import ScoreKind
 from declip_runtime.options import Precision
 from declip_runtime.scorer import Scorer
+from declip_runtime.scorer_manifest import ScoreKind
 from declip_training.files import replacing
 from declip_training.markdown import grid
 from declip_training.recipes.nano_data import Sources

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from declip_runtime.errors import TrainingError
 from declip_runtime.images import open_image
-from declip_runtime.manifest import ScoreKind
+from declip_runtime.scorer_manifest import ScoreKind
 
 from .attribute_ladders import ATTRIBUTE_LADDERS, ATTRIBUTES
 from .ladders import Pixels, climb

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from declip_runtime.errors import ExportError, ManifestError
-from declip_runtime.manifest import ScoreKind, ScoreSpec
+from declip_runtime.scorer_manifest import ScoreKind, ScoreSpec
 from declip_training.files import replacing
 
 from .text_encoding import ContextPosition, encode_texts, for_each_text

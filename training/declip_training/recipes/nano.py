@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from declip_runtime.manifest import Preprocess, ScoreSpec, Validation
+from declip_runtime.manifest import Preprocess
+from declip_runtime.scorer_manifest import ScoreSpec, Validation
 from declip_training.arithmetic import CPU
 from declip_training.attributes import percentiles
 from declip_training.calibration import fit_calibration

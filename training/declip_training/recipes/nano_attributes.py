@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from declip_runtime.manifest import ScoreSpec
+from declip_runtime.scorer_manifest import ScoreSpec
 from declip_training.attributes import ChangeLadders, attribute_loss, selectivity
 from declip_training.coop import CoopConfig, learn_context
 from declip_training.data.attributes import ATTRIBUTES, CHANGES, MEASURED, Attribute, measure

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from declip_runtime.manifest import ScoreSpec
+from declip_runtime.scorer_manifest import ScoreSpec
 from declip_training.evaluation.judges import Judgement
 
 LADDERS = ("blur", "noise", "jpeg", "underexposure", "overexposure", "mean")

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from declip_runtime.machine import commit
-from declip_runtime.manifest import Preprocess, ScoreSpec
+from declip_runtime.manifest import Preprocess
+from declip_runtime.scorer_manifest import ScoreSpec
 from declip_training.model.declip import DeCLIP
 from declip_training.model.prompts import PromptSet
 
