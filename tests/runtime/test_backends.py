@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 
-from declip_runtime import backends, manifest
+from declip_runtime import backends, scorer_manifest
 from declip_runtime.backends import Choice, openvino
 from declip_runtime.backends.base import Backend
 from declip_runtime.backends.onnxruntime import ONNXRuntimeBackend
@@ -325,7 +325,7 @@ class PretendedGpu:
         monkeypatch.setattr(onnxruntime, "set_default_logger_severity", self.log_levels.append)
         on_cpu = partial(BoundLane, index=0)
         monkeypatch.setattr(ours, "BoundLane", lambda *arguments, device, index: on_cpu(*arguments, device="cpu"))
-        monkeypatch.setattr(manifest, "SCORING_BATCH", Range(1, 4, 4))
+        monkeypatch.setattr(scorer_manifest, "SCORING_BATCH", Range(1, 4, 4))
 
 
 @needs_onnxruntime
@@ -351,7 +351,7 @@ def test_one_thread_makes_all_runs_of_a_session_on_a_gpu(engine: EngineFile, mon
 def test_a_session_that_captures_sees_one_batch_size_only(engine: EngineFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs of several sizes in one session failed on an H200."""
     gpu = PretendedGpu(monkeypatch)
-    monkeypatch.setattr(manifest, "SCORING_BATCH", Range(1, 16, 16))
+    monkeypatch.setattr(scorer_manifest, "SCORING_BATCH", Range(1, 16, 16))
     with closing(backends.choose(engine, "onnxruntime", device="cuda", precision="fp32")) as backend:
         for count in (1, 3, 16, 5, 2, 40):
             assert len(backend.run(pictures(count)).scores) == count
