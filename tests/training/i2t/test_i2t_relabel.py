@@ -561,6 +561,7 @@ def test_a_model_that_only_thinks_is_asked_again_another_day(
         assert len(server.seen) == 6  # each once: who thinks so long does so again
     assert outcome.stopped is not None
     assert "enable_thinking" in outcome.stopped
+    assert "enable_thinking" in next(iter(outcome.reasons())), "the advice is no name to be left out"
     assert not outcome.asked
     with chat_server() as server:  # with other options all are asked, as nothing was answered
         again, _ = run(candidates, server, judge, tmp_path / "j.jsonl")

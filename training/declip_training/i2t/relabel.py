@@ -72,7 +72,7 @@ class Outcome:
 
 def alike(reason: str) -> str:
     """A reason without names and what servers call their requests, so that equal ones meet."""
-    return re.sub(r"'[^']*'|\b(?=[\w-]*\d)[\w-]{6,}\b", "...", reason)
+    return re.sub(r"'[^'{]*'|\b(?=[\w-]*\d)[\w-]{6,}\b", "...", reason)
 
 
 def relabel(
