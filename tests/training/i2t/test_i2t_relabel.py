@@ -544,6 +544,22 @@ def test_a_limit_of_tokens_is_sent_by_the_name_that_the_server_knows(
         assert server.seen[-1].body["max_completion_tokens"] == 99
 
 
+def test_a_model_that_never_answers_as_asked_is_not_paid_for_all_images(
+    candidates: list[Candidate], judge: Judge, tmp_path: Path
+) -> None:
+    many = [replace(candidates[0], id=f"{n}", source_text=f"text {n}") for n in range(40)]
+    one = RelabelOptions(workers=1, attempts=2)
+    with chat_server(lambda *_: Response("I cannot tell.")) as server:
+        outcome, _ = run(many, server, judge, tmp_path / "a.jsonl", one)
+        assert len(server.seen) == 40  # twice for each of twenty
+    assert outcome.stopped is not None
+    assert "none of the first 20 images" in outcome.stopped
+    assert "no JSON object in the reply" in outcome.stopped
+    with chat_server(lambda text, _: Response() if text == "text 3" else Response("I cannot tell.")) as server:
+        outcome, _ = run(many, server, judge, tmp_path / "b.jsonl", one)
+    assert (outcome.stopped, len(outcome.accepted), len(outcome.set_aside)) == (None, 1, 39)
+
+
 def thinking(field: str, thought: str, content: str | None) -> Response:
     message = {"role": "assistant", "content": content, field: thought}
     choice = {"index": 0, "message": message, "finish_reason": "length"}

@@ -22,6 +22,8 @@ from .records import Record
 from .reply import Descriptions, Judge
 
 _FAILURES_IN_A_ROW = 5
+_ALL_UNUSABLE = 20
+"""So many images whose replies are all paid for in vain, and none before: the rest would be as well."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def relabel(
 
     Candidates for which a request was refused before are asked last. The run ends (``Outcome.stopped``) after so many
     failures in a row as there are workers and five more; where nothing was ever answered, five are enough. A refusal of
-    a candidate that was refused before does not count.
+    a candidate that was refused before does not count. It ends as well where the first twenty candidates that it asks
+    for are set aside for their replies, and none is accepted, from before or now.
 
     After the first KeyboardInterrupt ``interrupted`` is called, requests under way are waited for, and it is raised
     again.
@@ -156,6 +159,7 @@ class _Run:
         self._judge, self._journal, self._advance = judge, journal, advance
         self._lock = threading.Lock()
         self._failures, self._failed = 0, ""
+        self._unusable = 0
 
     def work(self) -> None:
         """Take one candidate after the other until there are none, or the run stops."""
@@ -182,6 +186,7 @@ class _Run:
 
     def _one(self, candidate: Candidate) -> None:
         replies = list(self._journal.replies.get(candidate.id, ()))
+        before = len(replies)
         found, reason, last = judge_replies(self._judge, replies)
         image = ""
         try:
@@ -200,6 +205,8 @@ class _Run:
         else:
             if found is None or last is None:
                 self._set_aside(candidate, reason, replies, final=True)
+                if len(replies) > before:
+                    self._count_unusable(reason)
             else:
                 with self._lock:
                     self.outcome.accepted[candidate.id] = (found, last.image_sha256)
@@ -225,6 +232,14 @@ class _Run:
             self._failed = reason
             if self._failures >= _FAILURES_IN_A_ROW + self.options.workers:
                 self.outcome.stopped = self.outcome.stopped or reason
+                self._stop.set()
+
+    def _count_unusable(self, reason: str) -> None:
+        with self._lock:
+            self._unusable += 1
+            if self._unusable >= _ALL_UNUSABLE and not self.outcome.accepted:
+                said = f"none of the first {_ALL_UNUSABLE} images got an acceptable reply, for the last {reason}"
+                self.outcome.stopped = self.outcome.stopped or said
                 self._stop.set()
 
     def _set_aside(self, candidate: Candidate, reason: str, replies: Sequence[Reply], *, final: bool) -> None:
