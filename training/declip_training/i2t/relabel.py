@@ -238,7 +238,7 @@ class _Run:
         with self._lock:
             self._unusable += 1
             if self._unusable >= _ALL_UNUSABLE and not self.outcome.accepted:
-                said = f"none of the first {_ALL_UNUSABLE} images got an acceptable reply, for the last {reason}"
+                said = f"none of the first {_ALL_UNUSABLE} images got an acceptable reply: {reason}"
                 self.outcome.stopped = self.outcome.stopped or said
                 self._stop.set()
 
