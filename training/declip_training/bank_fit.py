@@ -21,7 +21,7 @@ Losses = Callable[[FeatureBatch, int, np.random.Generator], dict[str, Tensor]]
 class BankConfig:
     """``steps`` of AdamW with a cosine rate, each on ``merged`` batches of the bank.
 
-    What is chosen is evaluated every ``check_every`` steps; a later step may be worse by less than ``slack``.
+    What is chosen is evaluated every ``check_every`` steps.
     """
 
     steps: int
@@ -30,7 +30,6 @@ class BankConfig:
     weight_decay: float
     check_every: int
     seed: int
-    slack: float = 0.0
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -52,9 +51,8 @@ def fit_on_bank(
     """
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    start, kept = evaluate(chosen), copy.deepcopy(chosen)
-    best = start["choice"]
-    log({"step": 0, **start})
+    best, kept = evaluate(chosen), copy.deepcopy(chosen)
+    log({"step": 0, **best})
     rng = np.random.default_rng(config.seed)
     for step in range(1, config.steps + 1):
         total: dict[str, float] = {}
@@ -69,7 +67,6 @@ def fit_on_bank(
         if step % config.check_every == 0:
             reached = evaluate(chosen)
             log({"step": step, **reached, **{f"loss_{name}": value for name, value in total.items()}})
-            if reached["choice"] > best - config.slack:
-                kept = copy.deepcopy(chosen)
-            best = max(best, reached["choice"])
+            if reached["choice"] > best["choice"]:
+                best, kept = reached, copy.deepcopy(chosen)
     return kept

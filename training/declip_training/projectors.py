@@ -28,8 +28,7 @@ class ProjectorConfig(BankConfig):
     """The schedule of the bundled engine's projectors.
 
     ``lr`` is the perceptual one's, ``semantic_lr`` that of the other, which learns 3,840 captions by heart at the rate
-    of the first. ``silent`` is how dearly its embeddings may tell good photos from bad. ``slack``: of steps that
-    validation hardly tells apart the later one has mended more, as noise in large photos, which is not in validation.
+    of the first. ``silent`` is how dearly its embeddings may tell good photos from bad.
     """
 
     steps: int = 900
@@ -38,7 +37,6 @@ class ProjectorConfig(BankConfig):
     weight_decay: float = 0.05
     check_every: int = 100
     seed: int = 11
-    slack: float = 0.001
     semantic_lr: float = 3e-4
     silent: float = 0.5
 
@@ -68,8 +66,7 @@ def train_projectors(
     """Return the (perceptual, semantic) projectors.
 
     The perceptual one is that of the step at which ``evaluate(perceptual)["choice"]``, less what captions still find,
-    was best, or of a later one hardly worse. It meets the refining objective, whose sentences are T_p; step 0, the
-    identity, takes part in the choice.
+    was best. It meets the refining objective, whose sentences are T_p; step 0, the identity, takes part in the choice.
     The semantic one meets eq. 7 with the captions T_s, on photos that are distorted at random, and finds all rated
     photos equally good, to the end: what is best for the other says nothing of it.
     """
