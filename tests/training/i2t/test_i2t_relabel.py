@@ -584,10 +584,11 @@ def test_a_model_that_only_thinks_is_asked_again_another_day(
     assert (len(again.accepted), again.asked) == (6, 6)
 
 
+@pytest.mark.parametrize("content", [None, "", "\n"])
 def test_an_answer_that_a_server_takes_for_a_thought_counts(
-    candidates: list[Candidate], judge: Judge, tmp_path: Path
+    content: str | None, candidates: list[Candidate], judge: Judge, tmp_path: Path
 ) -> None:
-    with chat_server(lambda *_: thinking("reasoning_content", f"\n{reply_text()}\n", None)) as server:
+    with chat_server(lambda *_: thinking("reasoning_content", f"\n{reply_text()}\n", content)) as server:
         outcome, _ = run(candidates, server, judge, tmp_path / "j.jsonl")
     assert len(outcome.accepted) == 6
 

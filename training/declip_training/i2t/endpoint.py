@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import threading
@@ -12,14 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urljoin
 
 from declip_runtime.errors import TrainingError
 
+from .answer import Answer, complaint, message_of, read_answer, retry_after, told_by
 from .reply import SCHEMA
 
 if TYPE_CHECKING:
@@ -41,7 +39,6 @@ _LAST_PORT = 65535
 _TOLD = 20.0  # seconds of waiting that a person would wonder at
 _LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
 """Every server knows the first, but OpenAI's own for its newer models, which says so and knows the second."""
-_THOUGHTS = ("reasoning_content", "reasoning")
 _RATE_LIMITS = 100
 """How many of them one request stands: other workers may be served in its place, so they are no failures of it."""
 
@@ -67,17 +64,6 @@ class UnansweredError(Exception):
 
 class StoppedError(Exception):
     """The run ends; nothing is to be asked any more."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model wrote, why it stopped, tokens (0 where not told), and how many seconds it took."""
-
-    text: str
-    finish: str
-    tokens_in: int
-    tokens_out: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -165,8 +151,8 @@ class Endpoint:
             return f"connection failed ({_innermost(error)})", None
         except (openai.APIError, ValueError, RecursionError) as error:  # the body is no JSON, or half of one
             return f"broken reply ({type(error).__name__})", None
-        answer = _read(completion, time.monotonic() - start)
-        return (f"broken reply ({_complaint(completion)})", None) if answer is None else ("", answer)
+        answer = read_answer(completion, time.monotonic() - start)
+        return (f"broken reply ({complaint(completion)})", None) if answer is None else ("", answer)
 
     def _create(self, messages: list[dict[str, Any]]) -> Any:
         import openai
@@ -175,7 +161,7 @@ class Endpoint:
         try:
             return self._send(messages, limit)
         except openai.BadRequestError as error:
-            if limit == _NEW_LIMIT or _NEW_LIMIT not in _told(error):
+            if limit == _NEW_LIMIT or _NEW_LIMIT not in told_by(error):
                 raise
             self._limit = _NEW_LIMIT
             return self._send(messages, _NEW_LIMIT)
@@ -202,7 +188,7 @@ class Endpoint:
                 f"there, name it: --base-url {target.removesuffix('/chat/completions')}."
             ) from error
         reason = f"{status} {error.response.reason_phrase}".strip()
-        told = _told(error)
+        told = told_by(error)
         if status in (401, 402, 404) or (status == 429 and getattr(error, "code", None) == "insufficient_quota"):
             raise EndpointError(
                 f"{self.options.base_url} answers {reason}: {told}. Check the address, the model "
@@ -210,8 +196,8 @@ class Endpoint:
             ) from error
         if status != 429 and status < 500 and status not in _RETRIED:
             raise RefusedError(f"{reason}: {told}") from error
-        said = _message(error.body) if status >= 500 else ""  # llama.cpp says so that a model takes no images
-        return f"{reason}: {said}" if said else reason, _retry_after(error.response.headers)
+        said = message_of(error.body) if status >= 500 else ""  # llama.cpp says so that a model takes no images
+        return f"{reason}: {said}" if said else reason, retry_after(error.response.headers)
 
     def _wait_for_the_gate(self) -> None:
         while True:
@@ -285,83 +271,6 @@ def _absolute(asked: str, location: str) -> str:
         return urljoin(asked, location)
     except ValueError:  # it is no address
         return location
-
-
-def _read(completion: Any, seconds: float) -> Answer | None:
-    """The library does not check what servers send, so everything may be missing or of another type."""
-    try:
-        choice = completion.choices[0]
-        text = _text(choice.message.content) or getattr(choice.message, "refusal", None) or _thought(choice.message)
-        finish = choice.finish_reason
-    except (AttributeError, LookupError, TypeError):
-        return None
-    if not isinstance(text, str):
-        return None
-    usage = getattr(completion, "usage", None)
-    told = [getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
-    tokens_in, tokens_out = (number if isinstance(number, int) else 0 for number in told)
-    return Answer(text, finish if isinstance(finish, str) else "", tokens_in, tokens_out, round(seconds, 3))
-
-
-def _thought(message: Any) -> str:
-    """The one JSON object that some servers take for a thought, where there is no answer; nothing else is one."""
-    for name in _THOUGHTS:
-        thought = getattr(message, name, None)
-        try:
-            if isinstance(thought, str) and isinstance(json.loads(thought), dict):
-                return thought
-        except (ValueError, RecursionError):
-            continue
-    return ""
-
-
-def _text(content: Any) -> Any:
-    """What some servers send in parts; anything else as it is."""
-    parts = content if isinstance(content, list) else []
-    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    return "".join(texts) if texts else content
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server wants us to wait: a number, or a date; None where it does not say, or says *now*.
-
-    Who asks again at once, and is told the same, has used up a hundred rate limits within a second.
-    """
-    milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
-    try:
-        if milliseconds is not None:
-            seconds = float(milliseconds) / 1000
-        elif value is None:
-            return None
-        elif value.strip().replace(".", "", 1).isdigit():
-            seconds = float(value)
-        else:
-            date = parsedate_to_datetime(value)
-            date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-            seconds = (date - datetime.now(timezone.utc)).total_seconds()
-    except (ValueError, TypeError):
-        return None
-    return seconds if seconds > 0 else None
-
-
-def _told(error: openai.APIStatusError) -> str:
-    """What the server said of a request that it did not serve."""
-    return _message(error.body) or _line(error.message)
-
-
-def _complaint(completion: Any) -> str:
-    """What a server said that answers 200 and holds an error, or something else."""
-    return _message(getattr(completion, "error", None)) or "not a chat completion"
-
-
-def _message(body: Any) -> str:
-    said = body.get("message") if isinstance(body, dict) else body
-    return _line(said or "")
-
-
-def _line(said: Any) -> str:
-    """On one line and not too long."""
-    return " ".join(str(said).split())[:300].rstrip(".")
 
 
 def _innermost(error: BaseException) -> str:

@@ -12,8 +12,9 @@ from queue import SimpleQueue
 
 from declip_runtime.errors import ImageError, ImageNotFoundError, TrainingError
 
+from .answer import Answer
 from .candidates import Candidate
-from .endpoint import Answer, Endpoint, RefusedError, StoppedError, UnansweredError
+from .endpoint import Endpoint, RefusedError, StoppedError, UnansweredError
 from .journal import Journal, Reply
 from .judging import judge_replies
 from .pictures import data_url, file_sha256
